@@ -1,0 +1,455 @@
+"""What grew, as data: the growth map, format version 1.
+
+A pass writes it while it grows a model; the verifier, the optimizer-state growth and the checkpoint export
+read it. It claims, for every value and tensor that changed, where the old entries went and what is known of
+the new ones. It holds no times, no paths and no hash of itself, so the same growth gives the same bytes.
+The JSON form is described by ``growth_map.schema.json`` beside this file.
+
+Ground floor: imports numpy, and of this package only the strict JSON reading.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxgrow import strict_json as js
+
+__all__ = [
+    "FORMAT",
+    "METADATA_KEY",
+    "AxisMap",
+    "GrowthMap",
+    "NodeChange",
+    "Segment",
+    "SetGrowth",
+    "TensorGrowth",
+    "ValueGrowth",
+]
+
+METADATA_KEY = "onnxgrow.growth_map"
+FORMAT = "onnxgrow.growth_map"
+VERSION = 1
+_KEYS = (
+    *("format", "version", "original", "generation", "seed", "exact", "sets", "maps", "values", "tensors"),
+    *("nodes", "inserted", "removed", "recipe", "versions", "history"),
+)
+
+ANY = "any"
+ZERO = "zero"
+MEAN = "mean"
+COPY = "copy"
+FACTS = (ANY, ZERO, MEAN, COPY)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of indices on one grown axis.
+
+    Attributes:
+        length: Number of consecutive new indices, > 0.
+        start: First old index of an old run; −1 for a new run.
+        fact: What is claimed of the entries of a new run: ``any``, ``zero``, ``mean`` (of the old entries
+            along this axis) or ``copy`` (of old index ``source``); empty for an old run.
+        source: Old index that a ``copy`` run copies; −1 otherwise.
+        share: For ``copy``: the share α of the source's reader weight that this copy's reader weight has.
+    """
+
+    length: int
+    start: int = -1
+    fact: str = ""
+    source: int = -1
+    share: float = 1.0
+
+    @property
+    def is_new(self) -> bool:
+        return self.start < 0
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Old → new positions on one axis, run-length encoded in the new order."""
+
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def identity(cls, size: int) -> AxisMap:
+        return cls((Segment(size, 0),) if size else ())
+
+    @classmethod
+    def from_source(cls, source: npt.ArrayLike, fact: str = ANY) -> AxisMap:
+        """Encode ``source`` (1-D, old index or −1 per new index); all new runs get the same ``fact``."""
+        src = np.asarray(source, np.int64)
+        if src.size == 0:
+            return cls(())
+        old = src >= 0
+        breaks = np.flatnonzero((old[1:] != old[:-1]) | (old[1:] & (src[1:] != src[:-1] + 1))) + 1
+        starts = [0, *breaks.tolist()]
+        ends = [*breaks.tolist(), src.size]
+        return cls(
+            tuple(
+                Segment(e - s, int(src[s])) if old[s] else Segment(e - s, fact=fact)
+                for s, e in zip(starts, ends, strict=True)
+            )
+        )
+
+    @property
+    def new_size(self) -> int:
+        return sum(s.length for s in self.segments)
+
+    @property
+    def old_size(self) -> int:
+        return sum(s.length for s in self.segments if not s.is_new)
+
+    @property
+    def is_identity(self) -> bool:
+        position = 0
+        for s in self.segments:
+            if s.start != position:
+                return False
+            position += s.length
+        return True
+
+    def source(self) -> npt.NDArray[np.int64]:
+        """Old index of each new index, −1 where it is new; int64, shape (new_size,)."""
+        if not self.segments:
+            return np.zeros(0, np.int64)
+        return np.concatenate(
+            [
+                np.full(s.length, -1, np.int64) if s.is_new else np.arange(s.start, s.start + s.length, dtype=np.int64)
+                for s in self.segments
+            ]
+        )
+
+    def positions(self) -> npt.NDArray[np.int64]:
+        """New index of each old index; int64, shape (old_size,). Needs a map whose old indices are 0..n−1."""
+        src = self.source()
+        kept = np.flatnonzero(src >= 0)
+        out = np.full(kept.size, -1, np.int64)
+        out[src[kept]] = kept
+        return out
+
+    def facts(self) -> list[str]:
+        """Fact of each new index; empty string at old entries."""
+        return [s.fact for s in self.segments for _ in range(s.length)]
+
+    def problems(self) -> str:
+        """Why this is no valid map (every old index exactly once, known facts), or an empty string."""
+        if any(s.length <= 0 for s in self.segments):
+            return "a segment of no length"
+        kept = 0
+        for start, length in sorted((s.start, s.length) for s in self.segments if not s.is_new):
+            if start != kept:
+                return "old indices are not each kept exactly once"
+            kept += length
+        for s in self.segments:
+            if s.is_new and s.fact not in FACTS:
+                return f"unknown fact {s.fact!r}"
+            if s.is_new and s.fact == COPY and not 0 <= s.source < kept:
+                return f"a copy of index {s.source}, which does not exist"
+            if not math.isfinite(s.share):
+                return "a share that is not finite"
+        return ""
+
+    def to_json(self) -> list[list[Any]]:
+        """``[start, length]`` for an old run; ``[fact, length]`` (copy: and source, share) for a new one."""
+        out: list[list[Any]] = []
+        for s in self.segments:
+            if not s.is_new:
+                out.append([s.start, s.length])
+            elif s.fact == COPY:
+                out.append([s.fact, s.length, s.source, s.share])
+            else:
+                out.append([s.fact, s.length])
+        return out
+
+    @classmethod
+    def from_json(cls, data: Iterable[list[Any]]) -> AxisMap:
+        """Rebuild from :meth:`to_json` data. Raises ValueError when it is malformed or no valid map."""
+        segments = []
+        for item in js.items(data, "map"):
+            parts = js.items(item, "segment")
+            js.require(len(parts) == (4 if parts[:1] == [COPY] else 2), "segment", f"{item!r} is too long or short")
+            head, size = parts[0], js.integer(parts[1], "length")
+            if head == COPY:
+                source, share = js.integer(parts[2], "source"), js.number(parts[3], "share")
+                segments.append(Segment(size, fact=head, source=source, share=share))
+            elif isinstance(head, str):
+                segments.append(Segment(size, fact=head))
+            else:
+                segments.append(Segment(size, js.integer(head, "start", least=0)))
+        made = cls(tuple(segments))
+        js.require(not made.problems(), "map", made.problems())
+        return made
+
+
+Axes = Mapping[int, AxisMap]
+
+
+@dataclass(frozen=True)
+class ValueGrowth:
+    """A computed value of the result whose axes grew.
+
+    Attributes:
+        axes: Axis (non-negative) → map. Axes that are not listed did not grow.
+        of: Name of the value of the original it stands for; empty when the name is the same.
+    """
+
+    axes: Axes
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class TensorGrowth:
+    """A constant tensor of the result (initializer, or output of a Constant node) that is new or changed.
+
+    Attributes:
+        axes: Axis → map, as for values.
+        of: Name of the tensor of the original; empty when the name is the same.
+        formula: How old entries relate to the original: empty for bit-equal; ``operand`` for an integer
+            operand of a shape op (sizes, split points …), which is judged by the shapes it leads to;
+            otherwise the id of a named formula that the verifier recomputes.
+        factor: Factor on old entries where the formula has one (optimizer moments follow it).
+        sha256: Hex digest of the tensor's little-endian bytes (``TensorProto.raw_data`` form) in the result.
+    """
+
+    axes: Axes = field(default_factory=dict)
+    of: str = ""
+    formula: str = ""
+    factor: float = 1.0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class NodeChange:
+    """How a node of the result differs from the node of the original with the same first output.
+
+    Attributes:
+        attributes: Name → (old, new); None where the attribute is absent.
+        inputs: Index → (old name, new name); an absent input has the empty name.
+    """
+
+    attributes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    inputs: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetGrowth:
+    """One channel set that grew: the unit users select and read about.
+
+    Attributes:
+        name: Stable, recognisable name (its first writer's).
+        old, new: Number of channels before and after.
+        writers, readers: Names of the weights that write and read it.
+        method: ``zero-fan-out``, ``zero-fan-in``, ``near-zero`` or ``net2wider``.
+    """
+
+    name: str
+    old: int
+    new: int
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+    method: str = "zero-fan-out"
+
+
+@dataclass(frozen=True)
+class GrowthMap:
+    """Everything one growth changed.
+
+    Nodes are keyed by their first non-empty output name, in the main graph. ``inserted`` and ``removed`` use
+    the same keys. ``exact`` is False where the user asked for an inexact method: such a result is never
+    called equivalent.
+
+    Attributes:
+        original: Hex digest of the original (see ``onnxgrow.io.digest.model_digest``).
+        recipe: What was asked for, as JSON data.
+        history: Growth maps of earlier generations, oldest first, as JSON data without their own history.
+    """
+
+    original: str = ""
+    generation: int = 1
+    seed: int = 0
+    exact: bool = True
+    sets: tuple[SetGrowth, ...] = ()
+    values: Mapping[str, ValueGrowth] = field(default_factory=dict)
+    tensors: Mapping[str, TensorGrowth] = field(default_factory=dict)
+    nodes: Mapping[str, NodeChange] = field(default_factory=dict)
+    inserted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; equal axis maps are stored once in ``maps`` and referred to by index."""
+        table: dict[AxisMap, int] = {}
+
+        def axes(m: Axes) -> dict[str, int]:
+            return {str(axis): table.setdefault(m[axis], len(table)) for axis in sorted(m)}
+
+        def lean(d: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in d.items() if k not in defaults or v != defaults[k]}
+
+        values = {k: lean({"axes": axes(v.axes), "of": v.of}, {"of": ""}) for k, v in sorted(self.values.items())}
+        tensors = {
+            k: lean(
+                {
+                    "axes": axes(t.axes),
+                    "of": t.of,
+                    "formula": t.formula,
+                    "factor": t.factor,
+                    "sha256": t.sha256,
+                },
+                {"axes": {}, "of": "", "formula": "", "factor": 1.0, "sha256": ""},
+            )
+            for k, t in sorted(self.tensors.items())
+        }
+        nodes = {
+            k: lean(
+                {
+                    "attributes": {a: list(c) for a, c in sorted(n.attributes.items())},
+                    "inputs": {str(i): list(c) for i, c in sorted(n.inputs.items())},
+                },
+                {"attributes": {}, "inputs": {}},
+            )
+            for k, n in sorted(self.nodes.items())
+        }
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "original": self.original,
+            "generation": self.generation,
+            "seed": self.seed,
+            "exact": self.exact,
+            "sets": [
+                {
+                    "name": s.name,
+                    "old": s.old,
+                    "new": s.new,
+                    "writers": list(s.writers),
+                    "readers": list(s.readers),
+                    "method": s.method,
+                }
+                for s in self.sets
+            ],
+            "maps": [m.to_json() for m in table],
+            "values": values,
+            "tensors": tensors,
+            "nodes": nodes,
+            "inserted": list(self.inserted),
+            "removed": list(self.removed),
+            "recipe": dict(self.recipe),
+            "versions": dict(self.versions),
+            "history": [dict(h) for h in self.history],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> GrowthMap:
+        """Rebuild from :meth:`to_json` data.
+
+        Raises:
+            ValueError: Another format or version, or data that is malformed or could be read in two ways: an
+                unknown key, a string for a number, an axis map that is none.
+        """
+        try:
+            return cls._parse(data)
+        except ValueError as e:
+            raise ValueError(f"malformed growth map: {e}") from e
+
+    @classmethod
+    def _parse(cls, data: Mapping[str, Any]) -> GrowthMap:
+        top = js.mapping(data, "top")
+        version = top.get("version")
+        if top.get("format") != FORMAT or version != VERSION or isinstance(version, bool):
+            raise ValueError(f"not of format {FORMAT} version {VERSION}")
+        top = js.record(data, "top", _KEYS)
+        maps = [AxisMap.from_json(m) for m in js.items(top["maps"], "maps")]
+
+        def axes(value: Any, where: str) -> dict[int, AxisMap]:
+            chosen = {axis: js.integer(i, where, least=0) for axis, i in js.indexed(value, where).items()}
+            js.require(all(i < len(maps) for i in chosen.values()), where, "a map that does not exist")
+            return {axis: maps[i] for axis, i in chosen.items()}
+
+        def channel_set(value: Any) -> SetGrowth:
+            s = js.record(value, "sets", ("name", "old", "new", "writers", "readers", "method"))
+            return SetGrowth(
+                js.text(s["name"], "sets.name"),
+                js.integer(s["old"], "sets.old", least=0),
+                js.integer(s["new"], "sets.new", least=0),
+                js.texts(s["writers"], "sets.writers"),
+                js.texts(s["readers"], "sets.readers"),
+                js.text(s["method"], "sets.method"),
+            )
+
+        def value_growth(name: str, value: Any) -> ValueGrowth:
+            where = f"values[{name!r}]"
+            v = js.record(value, where, ("axes",), ("of",))
+            return ValueGrowth(axes(v["axes"], where), js.text(v.get("of", ""), where))
+
+        def tensor_growth(name: str, value: Any) -> TensorGrowth:
+            where = f"tensors[{name!r}]"
+            t = js.record(value, where, (), ("axes", "of", "formula", "factor", "sha256"))
+            return TensorGrowth(
+                axes(t.get("axes", {}), where),
+                js.text(t.get("of", ""), where),
+                js.text(t.get("formula", ""), where),
+                js.number(t.get("factor", 1.0), where),
+                js.text(t.get("sha256", ""), where),
+            )
+
+        def node_change(name: str, value: Any) -> NodeChange:
+            where = f"nodes[{name!r}]"
+            n = js.record(value, where, (), ("attributes", "inputs"))
+            attributes = {k: js.items(c, where, 2) for k, c in js.mapping(n.get("attributes", {}), where).items()}
+            inputs = {
+                i: js.texts(js.items(c, where, 2), where) for i, c in js.indexed(n.get("inputs", {}), where).items()
+            }
+            return NodeChange(
+                {k: (c[0], c[1]) for k, c in attributes.items()}, {i: (c[0], c[1]) for i, c in inputs.items()}
+            )
+
+        return cls(
+            original=js.text(top["original"], "original"),
+            generation=js.integer(top["generation"], "generation", least=0),
+            seed=js.integer(top["seed"], "seed"),
+            exact=js.flag(top["exact"], "exact"),
+            sets=tuple(channel_set(s) for s in js.items(top["sets"], "sets")),
+            values={k: value_growth(k, v) for k, v in js.mapping(top["values"], "values").items()},
+            tensors={k: tensor_growth(k, t) for k, t in js.mapping(top["tensors"], "tensors").items()},
+            nodes={k: node_change(k, n) for k, n in js.mapping(top["nodes"], "nodes").items()},
+            inserted=js.texts(top["inserted"], "inserted"),
+            removed=js.texts(top["removed"], "removed"),
+            recipe=js.mapping(top["recipe"], "recipe"),
+            versions={k: js.text(v, "versions") for k, v in js.mapping(top["versions"], "versions").items()},
+            history=tuple(js.mapping(h, "history") for h in js.items(top["history"], "history")),
+        )
+
+    def dumps(self) -> str:
+        """Compact JSON text: the same map always gives the same characters."""
+        return json.dumps(self.to_json(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def loads(cls, text: str) -> GrowthMap:
+        """Raises ValueError when ``text`` is no growth map."""
+        try:
+            data = js.mapping(js.loads(text), "growth map")
+        except ValueError as e:
+            raise ValueError(f"malformed growth map: {e}") from e
+        return cls.from_json(data)
+
+    @classmethod
+    def of_model(cls, metadata: Mapping[str, str]) -> GrowthMap | None:
+        """The growth map in a model's ``metadata_props``, or None. Raises ValueError if it is malformed."""
+        text = metadata.get(METADATA_KEY)
+        return None if text is None else cls.loads(text)
+
+    def with_digests(self, digests: Mapping[str, str]) -> GrowthMap:
+        """A copy with ``sha256`` filled in for the tensors named in ``digests``."""
+        tensors = {k: replace(t, sha256=digests.get(k, t.sha256)) for k, t in self.tensors.items()}
+        return replace(self, tensors=tensors)
