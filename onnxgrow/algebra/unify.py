@@ -1,0 +1,259 @@
+"""Unification with refinement: say that two axes are the same axis.
+
+Unifying an atom with a composite refines the atom everywhere. A unification either succeeds as a whole or changes
+nothing but the frozen state: then the atoms of both sides are frozen with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from onnxgrow.algebra.terms import Forest, Kind, Term
+
+__all__ = ["factor", "split_at", "unify"]
+
+
+def unify(forest: Forest, a: Term, b: Term, *why: Hashable) -> bool:
+    """Make ``a`` and ``b`` one axis. On failure nothing is tied, and the atoms of both are frozen with ``why``."""
+    with forest.transaction() as attempt:
+        done = _unify(forest, a, b)
+        if not done:
+            attempt.rollback()
+    if not done:
+        reasons = why or ("misaligned axes",)
+        forest.freeze(a, *reasons)
+        forest.freeze(b, *reasons)
+    return done
+
+
+def split_at(forest: Forest, term: Term, offset: int) -> tuple[Term, Term] | None:
+    """Cut ``term`` before index ``offset`` (0 < offset < size), refining it everywhere; None where it cannot be cut.
+
+    A product can be cut only at a multiple of the size of its inner factors.
+    """
+    with forest.transaction() as attempt:
+        cut = _split(forest, term, offset)
+        if cut is None:
+            attempt.rollback()
+    return cut
+
+
+def factor(forest: Forest, term: Term, inner: int) -> tuple[Term, Term] | None:
+    """Write ``term`` as outer × inner (row-major) with ``inner`` indices inside; None where it cannot be."""
+    with forest.transaction() as attempt:
+        factors = _factor(forest, term, inner)
+        if factors is None:
+            attempt.rollback()
+    return factors
+
+
+def _split(forest: Forest, term: Term, offset: int) -> tuple[Term, Term] | None:
+    term = forest.find(term)
+    if not 0 < offset < term.size:
+        raise ValueError(f"cannot cut {term.size} indices at {offset}")
+    if term.kind is Kind.ATOM:
+        left, right = forest.atom(offset), forest.atom(term.size - offset)
+        forest.refine(term, forest.concat((left, right)))
+        return left, right
+    if term.kind is Kind.CONCAT:
+        parts = forest.flat(term, Kind.CONCAT)
+        at = 0
+        for i, part in enumerate(parts):
+            if at == offset:
+                return forest.concat(parts[:i]), forest.concat(parts[i:])
+            if at < offset < at + part.size:
+                cut = _split(forest, part, offset - at)
+                if cut is None:
+                    return None
+                return forest.concat((*parts[:i], cut[0])), forest.concat((cut[1], *parts[i + 1 :]))
+            at += part.size
+        return None
+    outer, *rest = forest.flat(term, Kind.PRODUCT)
+    inner = term.size // outer.size
+    if offset % inner:
+        return None
+    cut = _split(forest, outer, offset // inner)
+    if cut is None:
+        return None
+    halves = forest.product((cut[0], *rest)), forest.product((cut[1], *rest))
+    forest.rewrite(term, forest.concat(halves))
+    return halves
+
+
+def _factor(forest: Forest, term: Term, inner: int) -> tuple[Term, Term] | None:
+    term = forest.find(term)
+    if inner == 1:
+        return term, forest.one()
+    if inner == term.size:
+        return forest.one(), term
+    if inner <= 0 or term.size % inner:
+        return None
+    if term.kind is Kind.ATOM:
+        outside, inside = forest.atom(term.size // inner), forest.atom(inner)
+        forest.refine(term, forest.product((outside, inside)))
+        return outside, inside
+    if term.kind is Kind.PRODUCT:
+        return _factor_product(forest, term, inner)
+    parts = forest.flat(term, Kind.CONCAT)
+    if any(p.size % inner for p in parts):
+        return None
+    outers = []
+    common: Term | None = None
+    for part in parts:
+        pair = _factor(forest, part, inner)
+        if pair is None:
+            return None
+        outers.append(pair[0])
+        if common is None:
+            common = pair[1]
+        elif not _unify(forest, common, pair[1]):
+            return None
+    assert common is not None
+    outside = forest.concat(outers)
+    term = forest.find(term)
+    if term.kind is not Kind.CONCAT:
+        return _factor(forest, term, inner)
+    if not _occurs(forest, term, (outside, common)):
+        forest.rewrite(term, forest.product((outside, common)))
+    return outside, common
+
+
+def _factor_product(forest: Forest, term: Term, inner: int) -> tuple[Term, Term] | None:
+    """Take factors from the right until they make up ``inner``, factoring the one that straddles."""
+    remaining = forest.flat(term, Kind.PRODUCT)
+    taken: list[Term] = []
+    need = inner
+    while need > 1:
+        last = remaining.pop()
+        if need % last.size == 0:
+            taken.insert(0, last)
+            need //= last.size
+        elif last.size % need == 0:
+            pair = _factor(forest, last, need)
+            if pair is None:
+                return None
+            remaining.append(pair[0])
+            taken.insert(0, pair[1])
+            need = 1
+        else:
+            return None
+    return forest.product(remaining), forest.product(taken)
+
+
+def _occurs(forest: Forest, term: Term, inside: tuple[Term, ...]) -> bool:
+    """Whether composite ``term`` is a node of one of the terms ``inside``."""
+    stack = list(inside)
+    while stack:
+        top = forest.find(stack.pop())
+        if top is term:
+            return True
+        stack.extend(top.parts)
+    return False
+
+
+def _unify(forest: Forest, a: Term, b: Term) -> bool:
+    a, b = forest.find(a), forest.find(b)
+    if a is b:
+        return True
+    if a.size != b.size:
+        return False
+    if a.kind is Kind.ATOM:
+        return forest.link(a, b)
+    if b.kind is Kind.ATOM:
+        return forest.link(b, a)
+    if a.kind is b.kind is Kind.PRODUCT:
+        done = _unify_products(forest, a, b)
+    elif a.kind is b.kind is Kind.CONCAT:
+        done = _unify_concats(forest, a, b)
+    else:
+        concat, product = (a, b) if a.kind is Kind.CONCAT else (b, a)
+        done = _unify_mixed(forest, concat, product)
+    if not done:
+        return False
+    a, b = forest.find(a), forest.find(b)
+    if a is not b and Kind.ATOM not in (a.kind, b.kind) and not _occurs(forest, b, (a,)):
+        forest.rewrite(b, a)
+    return True
+
+
+def _unify_products(forest: Forest, a: Term, b: Term) -> bool:
+    """Match factors from the right; where sizes differ, the bigger one is factored by the smaller."""
+    left, right = forest.flat(a, Kind.PRODUCT), forest.flat(b, Kind.PRODUCT)
+    while left and right:
+        x, y = forest.find(left[-1]), forest.find(right[-1])
+        if x.kind is Kind.PRODUCT:
+            left[-1:] = forest.flat(x, Kind.PRODUCT)
+            continue
+        if y.kind is Kind.PRODUCT:
+            right[-1:] = forest.flat(y, Kind.PRODUCT)
+            continue
+        if x.size == y.size:
+            if not _unify(forest, x, y):
+                return False
+            left.pop()
+            right.pop()
+            continue
+        if x.size < y.size:
+            left, right = right, left
+            x, y = y, x
+        pair = _factor(forest, x, y.size)
+        if pair is None:
+            return False
+        left[-1:] = pair
+    return not left and not right
+
+
+def _unify_concats(forest: Forest, a: Term, b: Term) -> bool:
+    """Match parts from the left; where sizes differ, the bigger one is cut."""
+    left, right = forest.flat(a, Kind.CONCAT)[::-1], forest.flat(b, Kind.CONCAT)[::-1]
+    while left and right:
+        x, y = forest.find(left[-1]), forest.find(right[-1])
+        if x.kind is Kind.CONCAT:
+            left[-1:] = forest.flat(x, Kind.CONCAT)[::-1]
+            continue
+        if y.kind is Kind.CONCAT:
+            right[-1:] = forest.flat(y, Kind.CONCAT)[::-1]
+            continue
+        if x.size == y.size:
+            if not _unify(forest, x, y):
+                return False
+            left.pop()
+            right.pop()
+            continue
+        if x.size < y.size:
+            left, right = right, left
+            x, y = y, x
+        cut = _split(forest, x, y.size)
+        if cut is None:
+            return False
+        left[-1:] = cut[::-1]
+    return not left and not right
+
+
+def _unify_mixed(forest: Forest, concat: Term, product: Term) -> bool:
+    """Cut the product at each boundary of the concatenation; failing that, factor the concatenation."""
+    with forest.transaction() as attempt:
+        done = _cut_product(forest, concat, product)
+        if not done:
+            attempt.rollback()
+    if done:
+        return True
+    concat, product = forest.find(concat), forest.find(product)
+    if concat.kind is not Kind.CONCAT or product.kind is not Kind.PRODUCT:
+        return False
+    inner = forest.flat(product, Kind.PRODUCT)[-1].size
+    pair = _factor(forest, concat, inner)
+    if pair is None or forest.find(concat).kind is Kind.CONCAT:
+        return False
+    return _unify(forest, concat, product)
+
+
+def _cut_product(forest: Forest, concat: Term, product: Term) -> bool:
+    offset = 0
+    for part in forest.flat(concat, Kind.CONCAT)[:-1]:
+        offset += part.size
+        if forest.find(product).size != concat.size or _split(forest, product, offset) is None:
+            return False
+    if forest.find(product).kind is not Kind.CONCAT:
+        return False
+    return _unify(forest, concat, product)

@@ -1,0 +1,181 @@
+"""The network as analysis sees it: nodes in order, what is constant, and which constants are tied.
+
+Nothing is changed: constants are looked up where they are (initializers, Constant nodes), not folded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrow.concrete.infer import Concrete, sorted_nodes
+from onnxgrow.concrete.values import constants, dims_of
+
+__all__ = ["Network", "Site", "node_key"]
+
+Site = tuple[ir.Node, int]
+"""One use of a value: the node that reads it, and which of its inputs it is."""
+
+MOVES = frozenset(
+    (
+        "Identity",
+        "Cast",
+        "CastLike",
+        "Transpose",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Expand",
+        "Tile",
+    )
+)
+"""Ops behind which a constant is still the same constant, entries moved or repeated."""
+
+SAMPLE = 65_536
+"""Entries looked at to tell whether a constant holds one value only."""
+
+
+def node_key(node: ir.Node) -> str:
+    """Name of a node's first named output: unique in a graph, unlike its own name."""
+    return next((o.name for o in node.outputs if o.name), "") or ""
+
+
+@dataclass
+class Network:
+    """A model with the facts about it that the rules and passes need.
+
+    Attributes:
+        model: The model; not modified.
+        concrete: Shapes and known values for the first set of input shapes.
+        other: The same for other sizes of the dynamic axes; equal to ``concrete`` where there are none.
+        nodes: Nodes of the main graph, producers first; Constant nodes left out.
+        tensors: Constants by name.
+        derived: Names of values computed from constants alone, constants included.
+        captured: Names of values that a subgraph reads.
+        opsets: Domain → version.
+    """
+
+    model: ir.Model
+    concrete: Concrete
+    other: Concrete
+    nodes: list[ir.Node] = field(init=False)
+    tensors: dict[str, ir.TensorProtocol] = field(init=False)
+    derived: set[str] = field(init=False)
+    captured: set[str] = field(init=False)
+    opsets: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        graph = self.model.graph
+        self.opsets = {("" if d == "ai.onnx" else d): v for d, v in self.model.opset_imports.items()}
+        self.tensors = constants(self.model)
+        self.nodes = [n for n in sorted_nodes(graph) if node_key(n) not in self.tensors]
+        self.captured = {name for node in self.nodes for name in _captures(node)}
+        self.derived = set(self.tensors)
+        self._uniform: dict[str, bool] = {}
+        for node in self.nodes:
+            names = [v.name for v in node.inputs if v is not None and v.name]
+            if names and all(n in self.derived for n in names) and not _has_graph(node):
+                self.derived.update(o.name for o in node.outputs if o.name)
+
+    def producer(self, name: str) -> ir.Node | None:
+        """The node of the main graph that computes a value."""
+        return self._producers.get(name)
+
+    @cached_property
+    def _producers(self) -> dict[str, ir.Node]:
+        return {o.name: n for n in self.nodes for o in n.outputs if o.name}
+
+    def version(self, node: ir.Node) -> int:
+        """Opset version that gives the node its meaning; 1 where the model does not import its domain."""
+        return self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Concrete shape of a value."""
+        return self.concrete.shapes.get(name)
+
+    def uses(self, name: str) -> Iterator[Site]:
+        """Every place of the main graph where a value is read."""
+        for node in self._readers.get(name, ()):
+            for i, value in enumerate(node.inputs):
+                if value is not None and value.name == name:
+                    yield node, i
+
+    @cached_property
+    def _readers(self) -> dict[str, list[ir.Node]]:
+        readers: dict[str, list[ir.Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(v.name for v in node.inputs if v is not None and v.name):
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    def is_tied(self, name: str) -> bool:
+        """Whether all uses of a constant are one and the same parameter.
+
+        Exporters merge constants that happen to be equal: all-ones scales, zero biases, shapes, scalars. Those are
+        analysed once for every use, and are only made separate in the result where their uses grow differently. A
+        tensor of several different floating-point values was shared by its author.
+        """
+        if name not in self._uniform:
+            self._uniform[name] = _is_uniform(self.tensors[name])
+        return not self._uniform[name]
+
+    def roots(self, site: Site) -> list[tuple[str, Site, tuple[ir.Node, ...]]]:
+        """Constants behind a constant-derived input, through ops that only move entries.
+
+        Returns:
+            (constant, the site where it enters, nodes from the constant to ``site``), data inputs only.
+        """
+        node, index = site
+        value = node.inputs[index]
+        name = value.name if value is not None else None
+        if not name:
+            return []
+        if name in self.tensors:
+            return [(name, site, ())]
+        producer = self.producer(name)
+        if producer is None or name not in self.derived or producer.op_type not in MOVES:
+            return []
+        return [(root, entry, (*way, producer)) for root, entry, way in self.roots((producer, 0))]
+
+
+def _is_uniform(tensor: ir.TensorProtocol) -> bool:
+    """One value only, a scalar, or a small integer tensor (shapes, axes, indices)."""
+    size = math.prod(dims_of(tensor))
+    if size <= 1 or tensor.dtype in (ir.DataType.STRING, ir.DataType.BOOL):
+        return True
+    if tensor.dtype.is_integer() and size <= 64:
+        return True
+    flat = np.asarray(tensor.numpy()).reshape(-1)
+    if (flat[:SAMPLE] != flat[0]).any():
+        return False
+    return bool((flat == flat[0]).all())
+
+
+def _has_graph(node: ir.Node) -> bool:
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def _captures(node: ir.Node) -> set[str]:
+    """Names that the subgraphs of a node read from outside; too many names do no harm, too few would."""
+    found: set[str] = set()
+    stack = [node]
+    while stack:
+        current = stack.pop()
+        for attribute in current.attributes.values():
+            graphs: list[ir.Graph] = []
+            if attribute.type == ir.AttributeType.GRAPH:
+                graphs = [attribute.as_graph()]
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                graphs = list(attribute.as_graphs())
+            for graph in graphs:
+                found.update(v.name for v in graph.outputs if v.name)
+                for inner in graph:
+                    found.update(v.name for v in inner.inputs if v is not None and v.name)
+                    stack.append(inner)
+    return found

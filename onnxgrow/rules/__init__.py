@@ -1,0 +1,29 @@
+"""How ops tie axes: one op family a file, found through the registry."""
+
+from __future__ import annotations
+
+from onnxgrow.rules import (  # noqa: F401 - importing a family registers its rules
+    conv,
+    elementwise,
+    joining,
+    linear,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+    shapes,
+)
+from onnxgrow.rules.context import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable
+from onnxgrow.rules.registry import covered, find_rule, register
+
+__all__ = [
+    "Declarations",
+    "LinearUse",
+    "NodeContext",
+    "Reason",
+    "Terms",
+    "Unsuitable",
+    "covered",
+    "find_rule",
+    "register",
+]
