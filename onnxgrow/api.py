@@ -1,0 +1,219 @@
+"""The library in functions: load, inspect, widen, verify, save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxgrow.analysis import Analysis
+from onnxgrow.analysis.study import study
+from onnxgrow.concrete.npz import load_inputs
+from onnxgrow.errors import BadInputError
+from onnxgrow.growth_map import GrowthMap
+from onnxgrow.io import Loaded, give_back, load, stage
+from onnxgrow.passes.base import GrowthPass, GrowthResult, Progress, Proof, prove
+from onnxgrow.passes.widen import Widen
+from onnxgrow.plan import WidenPlan
+from onnxgrow.verify.report import Report
+
+__all__ = ["Inspection", "apply", "inspect", "plan", "verify", "widen"]
+
+Feeds = Mapping[str, npt.NDArray[np.generic]]
+Inputs = Feeds | str | os.PathLike[str]
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can grow in a model.
+
+    Attributes:
+        analysis: Channel sets, with their writers, readers, cost and, where they cannot grow, the reasons.
+        input_shapes: The shapes it was analysed with.
+    """
+
+    analysis: Analysis
+    input_shapes: Mapping[str, tuple[int, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: ``sets`` (name, size, growable, writers, readers, parameters, flops, reasons) and totals."""
+        weights = {w.use: w for w in self.analysis.weights}
+        atoms = {s.atom for s in self.analysis.growable}
+        leaves = self.analysis.dims.forest.leaves
+        growable = sum(
+            any(leaf in atoms for _, t in self.analysis.channel_axes(w) for leaf in leaves(t)) for w in weights.values()
+        )
+        return {
+            "input_shapes": {k: list(v) for k, v in self.input_shapes.items()},
+            "parameters": self.analysis.cost.total_parameters({}),
+            "flops": self.analysis.cost.total_flops({}),
+            "linear_weights": len(weights),
+            "growable_weights": growable,
+            "sets": [
+                {
+                    "name": s.name,
+                    "size": s.size,
+                    "growable": s.growable,
+                    "writers": list(dict.fromkeys(w.root for w in s.writers)),
+                    "readers": list(dict.fromkeys(w.root for w in s.readers)),
+                    "parameters_per_channel": s.parameters,
+                    "flops_per_channel": s.flops,
+                    "reasons": [str(r) for r in s.reasons],
+                }
+                for s in self.analysis.sets
+            ],
+        }
+
+
+def inspect(model: object, *, inputs: Inputs | None = None, input_shapes: Shapes | None = None) -> Inspection:
+    """Find the channel sets of a model.
+
+    Args:
+        model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``.
+        inputs: Valid inputs by name, or an npz file of them, where made-up ones would not do.
+        input_shapes: Input name → dimensions.
+
+    Raises:
+        GrowError: The model cannot be read, or ONNX Runtime cannot run it.
+    """
+    loaded = load(model)
+    found = study(loaded.model, input_shapes=input_shapes, inputs=_feeds(inputs, loaded))
+    return Inspection(found.analysis, found.analysis.network.concrete.input_shapes)
+
+
+def widen(
+    model: object,
+    layers: Sequence[str] | str | None = None,
+    *,
+    factor: float | None = None,
+    add: int | None = None,
+    to: int | None = None,
+    multiple_of: int = 1,
+    method: str = "zero-fan-out",
+    scale: float | None = None,
+    init: str = "kaiming",
+    seed: int = 0,
+    inputs: Inputs | None = None,
+    input_shapes: Shapes | None = None,
+    provider: str = "auto",
+    max_change: float | None = None,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    external_data: bool | None = None,
+    progress: Progress | None = None,
+) -> GrowthResult:
+    """Make a trained network wider without changing what it computes; prove it.
+
+    Args:
+        model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
+        layers, factor, add, to, multiple_of, method, scale, init, seed: See :class:`onnxgrow.passes.Widen`.
+        inputs: Valid inputs by name, or an npz file of them, used beside sampled ones.
+        input_shapes: Input name → dimensions.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        max_change: Largest relative change of an output that an inexact method may make.
+        output: Where to write the result; what is verified is the written file, before it gets its name.
+        overwrite: Whether ``output`` may exist.
+        external_data: Whether its weights go into a file beside it; decided by size when not given.
+        progress: Told what is being done.
+
+    Returns:
+        The grown model (type in = type out; an ``onnx_ir.Model`` for a path), its growth map and the evidence.
+
+    Raises:
+        NotEquivalentError: The result was not proved; nothing was written. The report is attached.
+        GrowError: The request, the model or the machine is at fault; nothing was written.
+    """
+    loaded = load(model)
+    proof = Proof(_feeds(inputs, loaded), input_shapes, provider, max_change, progress)
+    step = Widen(
+        layers,
+        factor=factor,
+        add=add,
+        to=to,
+        multiple_of=multiple_of,
+        method=method,
+        scale=scale,
+        init=init,
+        seed=seed,
+        proof=proof,
+    )
+    return apply(step, loaded, output=output, overwrite=overwrite, external_data=external_data)
+
+
+def plan(step: Widen, model: object) -> tuple[Analysis, WidenPlan]:
+    """What a widening would do; reads no weights and changes nothing."""
+    return step.plan(load(model).model)
+
+
+def apply(
+    step: GrowthPass,
+    model: object,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    external_data: bool | None = None,
+) -> GrowthResult:
+    """Run one pass on a model and, with ``output``, write the result once the written file is proved.
+
+    Raises:
+        NotEquivalentError: The result was not proved; nothing was written.
+        GrowError: Anything else that stands in the way; nothing was written.
+    """
+    loaded = model if isinstance(model, Loaded) else load(model)
+    if output is None:
+        return step(loaded)
+    step.requires(loaded.model)
+    grown = step.grow(loaded.model)
+    step.proof.say("writing")
+    with stage(grown.model, Path(output), external_data=external_data, overwrite=overwrite) as staged:
+        written = load(staged.path)
+        report = prove(loaded.model, written.model, grown, step.proof)
+        staged.commit()
+    model_out = give_back(loaded, grown.model)
+    return GrowthResult(model_out, True, grown.growth_map, report, grown.plan)
+
+
+def verify(
+    original: object,
+    grown: object,
+    *,
+    inputs: Inputs | None = None,
+    input_shapes: Shapes | None = None,
+    provider: str = "auto",
+    max_change: float | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Check a grown model against its original by the growth map it carries. A negative verdict does not raise.
+
+    Raises:
+        BadInputError: A model cannot be read, or its growth map is malformed.
+        GrowError: ONNX Runtime cannot run the original, or the inputs do not fit.
+    """
+    from onnxgrow.verify.verify import verify as run
+
+    before, after = load(original), load(grown)
+    try:
+        GrowthMap.of_model(after.model.metadata_props)
+    except ValueError as e:
+        raise BadInputError("growth map", str(e), "the metadata of the grown model was edited") from e
+    return run(
+        before.model,
+        after.model,
+        inputs=_feeds(inputs, before),
+        input_shapes=input_shapes,
+        provider=provider,
+        max_change=max_change,
+        progress=progress,
+    )
+
+
+def _feeds(inputs: Inputs | None, loaded: Loaded) -> Feeds | None:
+    if inputs is None or isinstance(inputs, Mapping):
+        return inputs
+    return load_inputs(Path(inputs), loaded.model)

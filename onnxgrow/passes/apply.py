@@ -1,0 +1,232 @@
+"""Carry out a plan on a copy of the model, and write down everything that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxgrow.algebra import Term, layout
+from onnxgrow.analysis import Analysis, find_patches, node_key
+from onnxgrow.analysis.shape_flow import SitePatch
+from onnxgrow.errors import UnsupportedError
+from onnxgrow.growth_map import AxisMap, Segment, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.passes.rewriter import Rewriter
+from onnxgrow.passes.roles import Piece, grown_pieces
+from onnxgrow.passes.values import TensorGrower
+from onnxgrow.plan import WidenPlan
+from onnxgrow.plan.zero_path import zero_values
+
+__all__ = ["Changes", "apply_widening"]
+
+WHERE_SINCE = 9
+
+
+class Changes:
+    """What a widening did, in the terms of the growth map.
+
+    Attributes:
+        tensors, values, sets: As in the growth map.
+        rewriter: The edits of nodes.
+    """
+
+    def __init__(self, analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int) -> None:
+        self.analysis = analysis
+        self.plan = plan
+        self.grower = TensorGrower(analysis, plan, generation)
+        self.rewriter = Rewriter(model)
+        self.tensors: dict[str, TensorGrowth] = {}
+        self.values: dict[str, ValueGrowth] = {}
+        self.sets: tuple[SetGrowth, ...] = ()
+        self._operands: dict[tuple[str, bytes], str] = {}
+
+    # ---- steps
+
+    def grow_tensors(self) -> None:
+        """Replace constants; one that falls into several pieces gets a new constant for each further piece."""
+        for name, pieces in grown_pieces(self.analysis, self.plan.growth).items():
+            keeper = next((p for p in pieces if not p.layouts), pieces[0])
+            for piece in pieces:
+                if not piece.layouts:
+                    continue
+                if piece is keeper:
+                    tensor = self.grower.grow(piece, name)
+                    self.rewriter.set_constant(name, tensor)
+                    self.tensors[name] = TensorGrowth(self._tensor_axes(piece))
+                    continue
+                unique = self.rewriter.fresh(f"{name}_{len(self.tensors)}")
+                tensor = self.grower.grow(piece, unique)
+                added = self.rewriter.add_constant(unique, tensor, beside=name, named=True)
+                self.tensors[added] = TensorGrowth(self._tensor_axes(piece), of=name)
+                for node, index in piece.sites or []:
+                    self.rewriter.set_input(node_key(node), index, added)
+
+    def grow_attributes(self) -> None:
+        """Attributes that follow the growth: groups, hidden sizes, old-opset forms of operands."""
+        dims = self.analysis.dims
+        for node in self.analysis.network.nodes:
+            for name, update in dims.declared[node].attributes.items():
+                self.rewriter.set_attribute(node_key(node), name, update(self.plan.growth))
+
+    def patch_operands(self) -> None:
+        """Integer operands and uses of shape values that need another value than what flows there."""
+        patches = find_patches(self.analysis.dims, self.plan.growth)
+        if patches.unsolved:
+            reason = patches.unsolved[0].reason
+            raise UnsupportedError(reason.node, reason.why)
+        keepers = self._keepers(patches.sites)
+        for patch in patches.sites:
+            if patch.constant:
+                self._constant_operand(patch, keepers)
+            else:
+                self._mixed_operand(patch)
+
+    def grow_values(self) -> None:
+        """Declared shapes of computed values, and their part of the growth map."""
+        dims = self.analysis.dims
+        zero = {
+            p.channel_set.atom: zero_values(self.analysis, p.channel_set)
+            for p in self.plan.sets
+            if self.plan.request.method == "zero-fan-in"
+        }
+        for name, terms in dims.values.items():
+            if name in self.analysis.network.tensors:
+                continue
+            axes: dict[int, AxisMap] = {}
+            for axis, term in enumerate(terms):
+                atoms = [a for a in dims.forest.leaves(term) if a in self.plan.growth]
+                if not atoms:
+                    continue
+                is_zero = bool(zero) and all(name in zero.get(a, ()) for a in atoms)
+                axes[axis] = self._axis(term, "zero" if is_zero else "any")
+            if axes:
+                self.values[name] = ValueGrowth(axes)
+                self.rewriter.resize(name, {a: m.new_size for a, m in axes.items()})
+
+    def note_sets(self) -> None:
+        """The sets that grew, by the names of their weights in the result."""
+        self.sets = tuple(
+            SetGrowth(
+                p.channel_set.name,
+                p.channel_set.size,
+                p.new,
+                tuple(dict.fromkeys(w.root for w in p.channel_set.writers)),
+                tuple(dict.fromkeys(w.root for w in p.channel_set.readers)),
+                self.plan.request.method,
+            )
+            for p in self.plan.sets
+        )
+
+    # ---- details
+
+    def _axis(self, term: Term, fact: str) -> AxisMap:
+        forest, growth, picks = self.analysis.dims.forest, self.plan.growth, self.grower.picks
+        source = layout(forest, term, growth)
+        if self.plan.request.method != "net2wider":
+            return AxisMap.from_source(source, fact)
+        copied = layout(forest, term, growth, picks)
+        counts = np.bincount(copied)
+        segments: list[Segment] = []
+        for old, pick in zip(source.tolist(), copied.tolist(), strict=True):
+            if old < 0:
+                segments.append(Segment(1, fact="copy", source=pick, share=float(1 / counts[pick])))
+            elif segments and not segments[-1].is_new and segments[-1].start + segments[-1].length == old:
+                segments[-1] = Segment(segments[-1].length + 1, segments[-1].start)
+            else:
+                segments.append(Segment(1, old))
+        return AxisMap(tuple(segments))
+
+    def _tensor_axes(self, piece: Piece) -> Mapping[int, AxisMap]:
+        return {a: self._axis(piece.terms[a], "any") for a in piece.layouts}
+
+    def _constant_operand(self, patch: SitePatch, keepers: Mapping[str, bytes]) -> None:
+        """Put a constant where one site needs it: in the old constant's place when nobody needs that any more."""
+        node, index = patch.site
+        name = _name_at(patch)
+        wanted = _bytes(patch.wanted)
+        if keepers.get(name) == wanted:
+            if name not in self.tensors:
+                self.rewriter.set_constant(name, _tensor(patch.wanted, name))
+                self.tensors[name] = TensorGrowth(formula="operand")
+            return
+        key = (name, wanted)
+        if key not in self._operands:
+            label = f"{name}_grown" if name else f"{node_key(node)}_operand{index}"
+            self._operands[key] = self._add_operand(label, patch.wanted, name)
+        self.rewriter.set_input(node_key(node), index, self._operands[key])
+
+    def _keepers(self, patches: list[SitePatch]) -> dict[str, bytes]:
+        """Constants all of whose uses are patched, with the value that may take their place."""
+        network = self.analysis.network
+        ends = {o.name for o in network.model.graph.outputs}
+        patched: dict[str, list[SitePatch]] = {}
+        for patch in patches:
+            if patch.constant:
+                patched.setdefault(_name_at(patch), []).append(patch)
+        return {
+            name: _bytes(mine[0].wanted)
+            for name, mine in patched.items()
+            if name in network.tensors
+            and name not in self.tensors
+            and name not in network.captured
+            and name not in ends
+            and len(list(network.uses(name))) == len(mine)
+        }
+
+    def _add_operand(self, wanted: str, value: npt.NDArray[Any], beside: str) -> str:
+        added = self.rewriter.add_constant(wanted, _tensor(value, wanted), beside=beside)
+        of = beside if beside in self.analysis.network.tensors else ""
+        self.tensors[added] = TensorGrowth(of=of, formula="operand")
+        return added
+
+    def _mixed_operand(self, patch: SitePatch) -> None:
+        """Keep the entries that follow dynamic sizes and replace the others: Where, or x·keep + new before opset 9."""
+        node, index = patch.site
+        value = node.inputs[index]
+        assert value is not None
+        name = value.name or ""
+        before = self.rewriter.node(node_key(node))
+        if self.analysis.network.version(node) >= WHERE_SINCE or node.domain not in ("", "ai.onnx"):
+            mask = self._add_operand(f"{name}_mask", patch.mask, "")
+            wanted = self._add_operand(f"{name}_sizes", patch.wanted, "")
+            result = self.rewriter.insert(before, "Where", [mask, wanted, name], f"{name}_grown")
+        else:
+            kept = (~patch.mask).astype(patch.wanted.dtype)
+            keep = self._add_operand(f"{name}_keep", kept, "")
+            sizes = np.where(patch.mask, patch.wanted, 0).astype(patch.wanted.dtype)
+            added = self._add_operand(f"{name}_sizes", sizes, "")
+            part = self.rewriter.insert(before, "Mul", [name, keep], f"{name}_kept")
+            result = self.rewriter.insert(before, "Add", [part, added], f"{name}_grown")
+        self.rewriter.set_input(node_key(node), index, result)
+
+
+def _name_at(patch: SitePatch) -> str:
+    node, index = patch.site
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return (value.name if value is not None else None) or ""
+
+
+def _bytes(value: npt.NDArray[Any]) -> bytes:
+    return f"{value.dtype.str}{value.shape}".encode() + value.tobytes()
+
+
+def _tensor(value: npt.NDArray[Any], name: str) -> ir.Tensor[Any]:
+    return ir.Tensor(np.ascontiguousarray(value).reshape(value.shape), name=name)
+
+
+def apply_widening(analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int) -> Changes:
+    """Widen ``model`` (a copy of the analysed one) in place.
+
+    Raises:
+        UnsupportedError: A tensor would need two values at one entry, or an operand cannot follow.
+    """
+    changes = Changes(analysis, plan, model, generation)
+    changes.grow_tensors()
+    changes.grow_attributes()
+    changes.patch_operands()
+    changes.grow_values()
+    changes.note_sets()
+    return changes

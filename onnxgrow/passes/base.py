@@ -1,0 +1,200 @@
+"""What every growth pass does around its own work: take any kind of model, prove the result, give that kind back."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxgrow.errors import NotEquivalentError
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap
+from onnxgrow.io import Loaded, give_back, load, tensor_digest
+from onnxgrow.verify.report import Report, Verdict
+
+__all__ = ["Grown", "GrowthPass", "GrowthResult", "Proof", "Sequential", "seal"]
+
+Feeds = Mapping[str, npt.NDArray[np.generic]]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How a result is verified.
+
+    Attributes:
+        inputs: Input name → value, to be used beside sampled ones.
+        input_shapes: Input name → dimensions.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        max_change: Largest relative change of an output that an inexact method may make; required there.
+        progress: Told what is being done.
+    """
+
+    inputs: Feeds | None = None
+    input_shapes: Mapping[str, Sequence[int]] | None = None
+    provider: str = "auto"
+    max_change: float | None = None
+    progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(text)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A grown model that is not verified yet, and what is known of it.
+
+    Attributes:
+        model: The grown model, growth map in its metadata.
+        growth_map: The same map.
+        plan: What was planned, JSON data.
+        frozen: Channel sets that could not grow, with their reasons, JSON data.
+    """
+
+    model: ir.Model
+    growth_map: GrowthMap
+    plan: Mapping[str, Any]
+    frozen: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass
+class GrowthResult(ir.passes.PassResult):
+    """Result of a growth pass.
+
+    Attributes:
+        model: The grown model, of the type that was given; an ``onnx_ir.Model`` for a path.
+        modified: True.
+        growth_map: What grew.
+        report: The evidence.
+        plan: What was planned, JSON data.
+    """
+
+    model: Any
+    growth_map: GrowthMap = field(default_factory=GrowthMap)
+    report: Report = field(default_factory=lambda: Report(Verdict.UNPROVED))
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+class GrowthPass(ir.passes.FunctionalPass):
+    """Base of the passes. A subclass says what it :meth:`requires` and how to :meth:`grow`.
+
+    An instance can be called with a path, a ``ModelProto``, an ``onnx_ir.Model`` or an ``onnx_graphsurgeon.Graph``,
+    stand in a :class:`Sequential`, or in ``onnx_ir.passes.Sequential``.
+
+    Args:
+        proof: How the result is verified.
+    """
+
+    def __init__(self, proof: Proof | None = None) -> None:
+        self.proof = proof or Proof()
+
+    @abc.abstractmethod
+    def grow(self, model: ir.Model) -> Grown:
+        """Grow a copy of ``model``, which stays as it is."""
+
+    def verify(self, original: ir.Model, grown: Grown) -> Report:
+        """Prove the result.
+
+        Raises:
+            NotEquivalentError: It is not what was promised; the report is attached.
+        """
+        return prove(original, grown.model, grown, self.proof)
+
+    def call(self, model: ir.Model) -> GrowthResult:
+        """Grow and verify an ``onnx_ir.Model``."""
+        grown = self.grow(model)
+        report = self.verify(model, grown)
+        return GrowthResult(grown.model, True, grown.growth_map, report, grown.plan)
+
+    def __call__(self, source: object, /) -> GrowthResult:
+        """Grow, verify, and give back the kind of model that was given.
+
+        Raises:
+            GrowError: What was asked for cannot be done, or was not proved; ``source`` is never changed.
+        """
+        if isinstance(source, ir.passes.PassResult):
+            source = source.model
+        loaded = source if isinstance(source, Loaded) else load(source)
+        self.requires(loaded.model)
+        result = self.call(loaded.model)
+        result.model = give_back(loaded, result.model)
+        return result
+
+
+class Sequential(ir.passes.Sequential):
+    """Growth passes in order, each proved against the one before. Takes and gives what a single pass does.
+
+    The result's report and plan are those of the last pass; its growth map holds the earlier ones as history.
+    """
+
+    def __init__(self, *passes: GrowthPass) -> None:
+        super().__init__(*passes)
+        self._steps = passes
+
+    def __call__(self, source: object, /) -> GrowthResult:
+        loaded = load(source.model if isinstance(source, ir.passes.PassResult) else source)
+        model = loaded.model
+        for step in self._steps:
+            step.requires(model)
+            result = step.call(model)
+            model = result.model
+        result.model = give_back(loaded, model)
+        return result
+
+
+def prove(original: ir.Model, grown_model: ir.Model, grown: Grown, proof: Proof) -> Report:
+    """Verify and judge: what may not be handed out raises.
+
+    Args:
+        original: The model before.
+        grown_model: The model after, as it will be handed out (for a file: as it was read back).
+        grown: What is known of it.
+        proof: How to verify.
+
+    Raises:
+        NotEquivalentError: The verdict does not allow the result to be used.
+    """
+    from onnxgrow.verify.verify import verify
+
+    report = verify(
+        original,
+        grown_model,
+        inputs=proof.inputs,
+        input_shapes=proof.input_shapes,
+        provider=proof.provider,
+        max_change=proof.max_change,
+        frozen=grown.frozen,
+        progress=proof.progress,
+    )
+    if report.ok:
+        return report
+    raise NotEquivalentError("result", *_verdict(report), report=report)
+
+
+def _verdict(report: Report) -> tuple[str, str]:
+    if report.verdict is Verdict.CHANGED:
+        size = "by an unknown amount" if report.change is None else f"by {report.change:.3g} of their scale"
+        if report.max_change is None:
+            return f"this method changes outputs {size}", "allow that with --max-change"
+        return f"outputs change {size}, more than {report.max_change:.3g}", "use a smaller --scale"
+    for tier in report.tiers:
+        if tier.status.value != "passed":
+            first = tier.findings[0] if tier.findings else None
+            detail = f": {first.subject}: {first.reason}" if first else ""
+            return f"{report.verdict.value}; tier {tier.name} {tier.status.value}{detail}", ""
+    return report.verdict.value + (f": {report.notes[0]}" if report.notes else ""), ""
+
+
+def seal(model: ir.Model, growth_map: GrowthMap) -> GrowthMap:
+    """Digest the grown tensors and put the growth map into the model's metadata; returns the completed map."""
+    from onnxgrow.concrete.values import constants
+
+    held = constants(model)
+    complete = growth_map.with_digests({name: tensor_digest(held[name]) for name in growth_map.tensors})
+    model.metadata_props[METADATA_KEY] = complete.dumps()
+    return complete

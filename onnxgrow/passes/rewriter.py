@@ -1,0 +1,174 @@
+"""Edits of a copied model, each noted for the growth map. What is not edited stays as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxgrow.analysis import node_key
+from onnxgrow.growth_map import NodeChange
+
+__all__ = ["Rewriter"]
+
+
+class Rewriter:
+    """Changes a model in place, by name.
+
+    Args:
+        model: A copy of the user's model.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.inserted: list[str] = []
+        self.changes: dict[str, tuple[dict[str, tuple[Any, Any]], dict[int, tuple[str, str]]]] = {}
+        self._nodes = {node_key(n): n for n in self.graph}
+        self._values = {v.name: v for n in self.graph for v in n.outputs if v.name}
+        self._values.update({v.name: v for v in self.graph.inputs if v.name})
+        self._values.update(dict(self.graph.initializers.items()))
+        self._names = _all_names(model.graph)
+
+    def node(self, key: str) -> ir.Node:
+        """The node with this first output."""
+        return self._nodes[key]
+
+    def value(self, name: str) -> ir.Value:
+        """The value of this name."""
+        return self._values[name]
+
+    def fresh(self, wanted: str) -> str:
+        """``wanted``, or with a number where that name is taken."""
+        name, count = wanted, 2
+        while name in self._names:
+            name, count = f"{wanted}_{count}", count + 1
+        self._names.add(name)
+        return name
+
+    def set_constant(self, name: str, tensor: ir.TensorProtocol) -> None:
+        """Give an initializer or a Constant node another tensor."""
+        value = self._values[name]
+        producer = value.producer()
+        if producer is None:
+            value.const_value = tensor
+        else:
+            _set_constant_node(producer, tensor)
+        if producer is None or value.shape is not None:
+            value.shape = ir.Shape([int(d) for d in tensor.shape.numpy()])
+
+    def add_constant(self, wanted: str, tensor: ir.TensorProtocol, beside: str, *, named: bool = False) -> str:
+        """Add a constant of the same kind as ``beside`` (initializer or Constant node); returns its name.
+
+        Before IR version 4 an initializer would have to be an input too, so a Constant node is used there.
+        ``named`` says that ``wanted`` is a fresh name already.
+        """
+        name = wanted if named else self.fresh(wanted)
+        tensor.name = name
+        like = self._values.get(beside)
+        if self.model.ir_version >= 4 and (like is None or like.producer() is None):
+            shape = ir.Shape([int(d) for d in tensor.shape.numpy()])
+            value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            self.graph.register_initializer(value)
+        else:
+            node = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], num_outputs=1, name=name)
+            value = node.outputs[0]
+            value.name = name
+            first = like.producer() if like is not None else None
+            if first is None:
+                first = self.graph[0]
+            self.graph.insert_before(first, node)
+            self.inserted.append(name)
+        self._values[name] = value
+        return name
+
+    def insert(self, before: ir.Node, op_type: str, inputs: list[str], wanted: str) -> str:
+        """Insert a node of one output before another; returns the output's name."""
+        name = self.fresh(wanted)
+        node = ir.Node("", op_type, [self._values[i] for i in inputs], num_outputs=1, name=name)
+        output = node.outputs[0]
+        output.name = name
+        self.graph.insert_before(before, node)
+        self._values[name] = output
+        self._nodes[name] = node
+        self.inserted.append(name)
+        return name
+
+    def set_input(self, key: str, index: int, name: str) -> None:
+        """Let a node read another value; inputs up to ``index`` that it does not have are left out by name."""
+        node = self._nodes[key]
+        current = node.inputs[index] if index < len(node.inputs) else None
+        old = current.name if current is not None else ""
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, self._values[name])
+        self._change(key)[1][index] = (old or "", name)
+
+    def set_attribute(self, key: str, name: str, value: Any) -> None:
+        """Set (None: remove) an attribute, if that is a change."""
+        node = self._nodes[key]
+        attribute = node.attributes.get(name)
+        old = attribute.value if attribute is not None else None
+        old = list(old) if isinstance(old, tuple) else old
+        if old == value:
+            return
+        if value is None:
+            node.attributes.pop(name)
+        elif isinstance(value, list):
+            node.attributes[name] = ir.AttrInt64s(name, value)
+        else:
+            node.attributes[name] = ir.AttrInt64(name, int(value))
+        self._change(key)[0][name] = (old, value)
+
+    def resize(self, name: str, sizes: dict[int, int]) -> None:
+        """Update the declared sizes of a value on the axes that grew; symbolic and missing sizes stay."""
+        value = self._values.get(name)
+        if value is None or value.shape is None:
+            return
+        dims: list[Any] = list(value.shape.dims)
+        for axis, size in sizes.items():
+            if isinstance(dims[axis], int):
+                dims[axis] = size
+        shape = ir.Shape(dims)
+        for axis in range(len(dims)):
+            shape.set_denotation(axis, value.shape.get_denotation(axis))
+        value.shape = shape
+
+    def _change(self, key: str) -> tuple[dict[str, tuple[Any, Any]], dict[int, tuple[str, str]]]:
+        return self.changes.setdefault(key, ({}, {}))
+
+    def node_changes(self) -> dict[str, NodeChange]:
+        """What was noted, for the growth map."""
+        return {k: NodeChange(a, i) for k, (a, i) in self.changes.items() if a or i}
+
+
+def _set_constant_node(node: ir.Node, tensor: ir.TensorProtocol) -> None:
+    for name, attribute in list(node.attributes.items()):
+        if name == "value":
+            node.attributes[name] = ir.AttrTensor(name, tensor, doc_string=attribute.doc_string)
+            return
+        if name in ("value_ints", "value_floats"):
+            listed: npt.NDArray[Any] = np.asarray(tensor.numpy()).reshape(-1)
+            make = ir.AttrInt64s if name == "value_ints" else ir.AttrFloat32s
+            node.attributes[name] = make(name, listed.tolist(), doc_string=attribute.doc_string)
+            return
+        if name in ("value_int", "value_float"):
+            make_one = ir.AttrInt64 if name == "value_int" else ir.AttrFloat32
+            node.attributes[name] = make_one(name, np.asarray(tensor.numpy()).item(), doc_string=attribute.doc_string)
+            return
+
+
+def _all_names(graph: ir.Graph) -> set[str]:
+    names = {v.name for v in graph.inputs if v.name} | set(graph.initializers)
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        names.update(v.name for v in node.outputs if v.name)
+        names.update(v.name for v in node.inputs if v is not None and v.name)
+        if node.name:
+            names.add(node.name)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                names.update(attribute.as_graph().initializers)
+                names.update(v.name for v in attribute.as_graph().inputs if v.name)
+    return names

@@ -1,0 +1,139 @@
+"""Widen channel sets: more neurons, filters, features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxgrow.analysis import Analysis
+from onnxgrow.analysis.study import study
+from onnxgrow.errors import BadInputError
+from onnxgrow.growth_map import GrowthMap
+from onnxgrow.io import copy_model, model_digest
+from onnxgrow.passes.apply import apply_widening
+from onnxgrow.passes.base import Grown, GrowthPass, Proof, seal
+from onnxgrow.plan import Target, WidenPlan, WidenRequest, plan_widen
+
+__all__ = ["Widen", "frozen_sets"]
+
+BLOCK = 1 << 22
+
+
+class Widen(GrowthPass):
+    """Add channels to the selected sets.
+
+    New writers get a standard initialisation; what reads the new channels is exactly zero (``zero-fan-out``, after
+    Net2Net, https://arxiv.org/abs/1511.05641, and the zero-initialised layers of Fixup,
+    https://arxiv.org/abs/1901.09321), so the function stays the same and the new weights learn from the first step.
+
+    Args:
+        layers: Selectors: names of channel sets, weights or nodes, globs, ``op:Conv``; None for all growable sets.
+        factor, add, to, multiple_of: See :class:`onnxgrow.plan.Target`; ×2 when nothing is said.
+        method: ``zero-fan-out``, ``zero-fan-in``, ``near-zero`` or ``net2wider``; the last two change the function
+            and need ``proof.max_change``.
+        scale: For ``near-zero``: standard deviation of the new reader entries relative to the old ones.
+        init: ``kaiming``, ``xavier``, ``lecun``, ``orthogonal`` or ``copy``.
+        seed: Of the new values; the same seed gives the same bytes on every machine.
+        proof: How the result is verified.
+
+    Raises:
+        UsageError: Arguments that contradict each other, or a selector that matches nothing.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[str] | str | None = None,
+        *,
+        factor: float | None = None,
+        add: int | None = None,
+        to: int | None = None,
+        multiple_of: int = 1,
+        method: str = "zero-fan-out",
+        scale: float | None = None,
+        init: str = "kaiming",
+        seed: int = 0,
+        proof: Proof | None = None,
+    ) -> None:
+        super().__init__(proof)
+        selectors = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
+        self.request = WidenRequest(
+            selectors, Target(factor, add, to, multiple_of), method=method, scale=scale, init=init, seed=seed
+        )
+
+    def plan(self, model: ir.Model) -> tuple[Analysis, WidenPlan]:
+        """What would be done; reads no weight."""
+        self.proof.say("analysing")
+        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs).analysis
+        return found, plan_widen(found, self.request)
+
+    def grow(self, model: ir.Model) -> Grown:
+        """Widen a copy of ``model``."""
+        analysis, plan = self.plan(model)
+        _check_finite(analysis, plan)
+        self.proof.say(f"widening {len(plan.sets)} channel sets")
+        grown = copy_model(model)
+        before = GrowthMap.of_model(model.metadata_props)
+        generation = before.generation + 1 if before else 1
+        changes = apply_widening(analysis, plan, grown, generation)
+        growth_map = GrowthMap(
+            original=model_digest(model),
+            generation=generation,
+            seed=plan.request.seed,
+            exact=plan.request.exact,
+            sets=changes.sets,
+            values=changes.values,
+            tensors=changes.tensors,
+            nodes=changes.rewriter.node_changes(),
+            inserted=tuple(changes.rewriter.inserted),
+            recipe=plan.request.to_json(),
+            versions={"onnxgrow": _version("onnxgrow")},
+            history=_history(before),
+        )
+        return Grown(grown, seal(grown, growth_map), plan.to_json(), frozen_sets(analysis))
+
+
+def frozen_sets(analysis: Analysis) -> tuple[dict[str, Any], ...]:
+    """Written sets that cannot grow, with their reasons, as JSON data."""
+    return tuple(
+        {"name": s.name, "size": s.size, "reasons": [str(r) for r in s.reasons]}
+        for s in analysis.sets
+        if not s.growable and s.writers
+    )
+
+
+def _history(before: GrowthMap | None) -> tuple[Any, ...]:
+    if before is None:
+        return ()
+    last = before.to_json()
+    last.pop("history")
+    return (*before.history, last)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _check_finite(analysis: Analysis, plan: WidenPlan) -> None:
+    """0 · Inf is NaN: zeros only shield the old function from new channels when every weight involved is finite."""
+    names = {w.root for p in plan.sets for w in (*p.channel_set.writers, *p.channel_set.readers)}
+    for name in sorted(names):
+        tensor = analysis.network.tensors[name]
+        if tensor.dtype.is_floating_point() and not _is_finite(np.asarray(tensor.numpy())):
+            raise BadInputError(
+                name,
+                "this weight holds NaN or infinite values",
+                "repair it, or widen other layers with --layer",
+            )
+
+
+def _is_finite(values: npt.NDArray[Any]) -> bool:
+    flat = values.reshape(-1)
+    return all(np.isfinite(flat[i : i + BLOCK]).all() for i in range(0, flat.size, BLOCK))
