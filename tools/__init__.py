@@ -1,0 +1,1 @@
+"""Scripts around the project: sample models, real models for the zoo run, exports and their inputs."""
