@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxgrow.analysis import Analysis
-from onnxgrow.analysis.study import study
+from onnxgrow.analysis.study import Study, study
 from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
@@ -146,7 +146,7 @@ def widen(
     return apply(step, loaded, output=output, overwrite=overwrite, external_data=external_data)
 
 
-def plan(step: Widen, model: object) -> tuple[Analysis, WidenPlan]:
+def plan(step: Widen, model: object) -> tuple[Study, WidenPlan]:
     """What a widening would do; reads no weights and changes nothing."""
     return step.plan(load(model).model)
 

@@ -128,7 +128,7 @@ def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: i
     step = Widen(factor=1.5)
     base = plan_widen(analysis, step.request)
     joint = _different(base, [1 + (3 * i + 2) % 7 for i in range(len(base.sets))])
-    grown = step.carry_out(model, analysis, joint)
+    grown = step.carry_out(found, joint)
     clock.mark("grow")
     report = verify(model, grown.model, inputs=feeds, provider="cpu")
     clock.mark("verify")
@@ -162,7 +162,7 @@ def _singles(row: Row, clock: Clock, found: Study, step: Widen, most_sets: int) 
     for i, channel_set in enumerate(chosen):
         row.singles += 1
         request = WidenRequest((channel_set.name,), Target(add=1 + i % 5))
-        grown = step.carry_out(model, found.analysis, plan_widen(found.analysis, request))
+        grown = step.carry_out(found, plan_widen(found.analysis, request))
         faults = list(_check(found, grown, before, references, row.bound or 0.0))
         row.faults += [f"{channel_set.name} alone: {f}" for f in faults[:2]]
         row.singles_ok += not faults

@@ -26,7 +26,7 @@ def grown_size(forest: Forest, term: Term, growth: Growth) -> int:
     term = forest.find(term)
     if term.kind is Kind.ATOM:
         return term.size + growth.get(term, 0)
-    sizes = [grown_size(forest, p, growth) for p in term.parts]
+    sizes = [grown_size(forest, p, growth) for p in forest.flat(term, term.kind)]
     return sum(sizes) if term.kind is Kind.CONCAT else prod(sizes)
 
 
@@ -45,13 +45,13 @@ def layout(
     if term.kind is Kind.CONCAT:
         pieces = []
         offset = 0
-        for part in term.parts:
+        for part in forest.flat(term, Kind.CONCAT):
             piece = layout(forest, part, growth, picks)
             pieces.append(np.where(piece < 0, -1, piece + offset))
             offset += part.size
         return np.concatenate(pieces)
     out = np.zeros(1, np.int64)
-    for part in term.parts:
+    for part in forest.flat(term, Kind.PRODUCT):
         inner = layout(forest, part, growth, picks)
         joined = out[:, None] * part.size + inner[None, :]
         out = np.where((out[:, None] < 0) | (inner[None, :] < 0), -1, joined).ravel()
@@ -59,7 +59,7 @@ def layout(
 
 
 def grown_offset(forest: Forest, term: Term, offset: int, growth: Growth) -> int | None:
-    """New position of a cut before old index ``offset``; None where the cut lies inside an atom that grows."""
+    """New position of a cut before old index ``offset``; None where it lies inside an atom or a factor that grows."""
     term = forest.find(term)
     if offset == 0:
         return 0
@@ -71,7 +71,7 @@ def grown_offset(forest: Forest, term: Term, offset: int, growth: Growth) -> int
         return None
     if term.kind is Kind.CONCAT:
         at = 0
-        for part in term.parts:
+        for part in forest.flat(term, Kind.CONCAT):
             if offset <= part.size:
                 inside = grown_offset(forest, part, offset, growth)
                 return None if inside is None else at + inside

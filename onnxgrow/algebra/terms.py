@@ -4,6 +4,9 @@ Every axis of every tensor has a term: an atom (a growable unit, a *channel set*
 row-major product of terms. Terms form a union-find forest: an atom that was unified with something points to it,
 and an atom that was *refined* (cut into parts or factors) points to the composite that replaced it, everywhere at
 once. All mutation goes through :class:`Forest`, which can take it back.
+
+Two invariants make every walk finite: a part is smaller than its whole, and ``parent`` joins terms of one size. So no
+term can come to contain itself (an occurs check would never fire), and kinds alternate at most once per doubling.
 """
 
 from __future__ import annotations
@@ -78,10 +81,12 @@ class Forest:
         return self.atom(1)
 
     def product(self, terms: Iterable[Term]) -> Term:
-        """Row-major product; factors of size 1 are dropped, nested products flattened."""
+        """Row-major product; factors of size 1 are dropped, nested products flattened; frozen where one is empty."""
         parts = tuple(p for t in terms for p in self.flat(t, Kind.PRODUCT) if p.size != 1)
         if not parts:
             return self.one()
+        if any(p.size == 0 for p in parts):
+            return self.atom(0)
         if len(parts) == 1:
             return parts[0]
         return self._new(Kind.PRODUCT, prod(p.size for p in parts), parts)
@@ -153,25 +158,16 @@ class Forest:
         if fresh and len(leaf.frozen) < MAX_REASONS:
             self._set(leaf, "frozen", (leaf.frozen + tuple(fresh))[:MAX_REASONS])
 
-    def link(self, atom: Term, target: Term) -> bool:
-        """Make ``atom`` (a representative) stand for ``target``; False when ``target`` contains it."""
+    def link(self, atom: Term, target: Term) -> None:
+        """Make a representative atom stand for another term of its size, whose atoms inherit its reasons."""
         target = self.find(target)
         if atom is target:
-            return True
-        leaves = dict.fromkeys(self.leaves(target))
-        if atom in leaves:
-            return False
+            return
+        if atom.size != target.size:
+            raise ValueError(f"{atom} cannot stand for {target}")
         if atom.frozen:
-            for leaf in leaves:
-                self._add_reasons(leaf, atom.frozen)
+            self.freeze(target, *atom.frozen)
         self._set(atom, "parent", target)
-        return True
-
-    def refine(self, atom: Term, composite: Term) -> None:
-        """Replace a representative atom by a composite of fresh atoms, which inherit its reasons."""
-        for leaf in self.leaves(composite):
-            self._add_reasons(leaf, atom.frozen)
-        self._set(atom, "parent", composite)
 
     def rewrite(self, composite: Term, other: Term) -> None:
         """Let a representative composite be written as ``other``, another form of the same axis."""

@@ -53,7 +53,7 @@ def _split(forest: Forest, term: Term, offset: int) -> tuple[Term, Term] | None:
         raise ValueError(f"cannot cut {term.size} indices at {offset}")
     if term.kind is Kind.ATOM:
         left, right = forest.atom(offset), forest.atom(term.size - offset)
-        forest.refine(term, forest.concat((left, right)))
+        forest.link(term, forest.concat((left, right)))
         return left, right
     if term.kind is Kind.CONCAT:
         parts = forest.flat(term, Kind.CONCAT)
@@ -90,7 +90,7 @@ def _factor(forest: Forest, term: Term, inner: int) -> tuple[Term, Term] | None:
         return None
     if term.kind is Kind.ATOM:
         outside, inside = forest.atom(term.size // inner), forest.atom(inner)
-        forest.refine(term, forest.product((outside, inside)))
+        forest.link(term, forest.product((outside, inside)))
         return outside, inside
     if term.kind is Kind.PRODUCT:
         return _factor_product(forest, term, inner)
@@ -113,8 +113,7 @@ def _factor(forest: Forest, term: Term, inner: int) -> tuple[Term, Term] | None:
     term = forest.find(term)
     if term.kind is not Kind.CONCAT:
         return _factor(forest, term, inner)
-    if not _occurs(forest, term, (outside, common)):
-        forest.rewrite(term, forest.product((outside, common)))
+    forest.rewrite(term, forest.product((outside, common)))
     return outside, common
 
 
@@ -140,17 +139,6 @@ def _factor_product(forest: Forest, term: Term, inner: int) -> tuple[Term, Term]
     return forest.product(remaining), forest.product(taken)
 
 
-def _occurs(forest: Forest, term: Term, inside: tuple[Term, ...]) -> bool:
-    """Whether composite ``term`` is a node of one of the terms ``inside``."""
-    stack = list(inside)
-    while stack:
-        top = forest.find(stack.pop())
-        if top is term:
-            return True
-        stack.extend(top.parts)
-    return False
-
-
 def _unify(forest: Forest, a: Term, b: Term) -> bool:
     a, b = forest.find(a), forest.find(b)
     if a is b:
@@ -158,9 +146,11 @@ def _unify(forest: Forest, a: Term, b: Term) -> bool:
     if a.size != b.size:
         return False
     if a.kind is Kind.ATOM:
-        return forest.link(a, b)
+        forest.link(a, b)
+        return True
     if b.kind is Kind.ATOM:
-        return forest.link(b, a)
+        forest.link(b, a)
+        return True
     if a.kind is b.kind is Kind.PRODUCT:
         done = _unify_products(forest, a, b)
     elif a.kind is b.kind is Kind.CONCAT:
@@ -171,8 +161,7 @@ def _unify(forest: Forest, a: Term, b: Term) -> bool:
     if not done:
         return False
     a, b = forest.find(a), forest.find(b)
-    if a is not b and Kind.ATOM not in (a.kind, b.kind) and not _occurs(forest, b, (a,)):
-        forest.rewrite(b, a)
+    forest.rewrite(b, a)
     return True
 
 

@@ -195,12 +195,13 @@ def _place(forest: Forest, term: Term, atom: Term) -> str | None:
     if term.kind is Kind.ATOM:
         return None
     offset = 0
-    for i, part in enumerate(term.parts):
+    parts = forest.flat(term, term.kind)
+    for i, part in enumerate(parts):
         inside = _place(forest, part, atom)
         if inside is not None:
             if term.kind is Kind.CONCAT:
                 return f"[{offset}:{offset + part.size}]{inside}"
-            position = "outer" if i == 0 else "inner" if i == len(term.parts) - 1 else f"factor{i}"
+            position = "outer" if i == 0 else "inner" if i == len(parts) - 1 else f"factor{i}"
             return f"/{position}{inside}"
         offset += part.size
     return None

@@ -57,7 +57,7 @@ class Network:
         nodes: Nodes of the main graph, producers first; Constant nodes left out.
         tensors: Constants by name.
         derived: Names of values computed from constants alone, constants included.
-        captured: Names of values that a subgraph reads.
+        captured: Names of values that a subgraph reads, or a node that only makes a constant.
         opsets: Domain → version.
     """
 
@@ -76,6 +76,8 @@ class Network:
         self.tensors = constants(self.model)
         self.nodes = [n for n in sorted_nodes(graph) if node_key(n) not in self.tensors]
         self.captured = {name for node in self.nodes for name in _captures(node)}
+        makers = set(graph) - set(self.nodes)
+        self.captured.update(v.name for n in makers for v in n.inputs if v is not None and v.name)
         self.derived = set(self.tensors)
         self._uniform: dict[str, bool] = {}
         for node in self.nodes:

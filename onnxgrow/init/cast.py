@@ -40,9 +40,7 @@ def cast(values: Float64, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
     """
     kind = np.dtype(dtype)
     if kind not in _LARGEST:
-        raise UnsupportedError(
-            str(kind), "new weights cannot be made in this type", "use a floating-point weight"
-        )
+        raise UnsupportedError(str(kind), "new weights cannot be made in this type", "use a floating-point weight")
     if bool(np.isnan(values).any()):
         raise UnsupportedError("new weights", "a value is not a number")
     largest = _LARGEST[kind]

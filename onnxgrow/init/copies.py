@@ -71,9 +71,7 @@ def _checked(request: FillRequest) -> OldWeight:
     if old is None:
         raise UsageError(subject, "copying needs the old weight")
     if old.values.ndim != len(request.shape) or old.values.size == 0:
-        raise UsageError(
-            subject, f"no copies of shape {request.shape} from an old weight of {old.values.shape}"
-        )
+        raise UsageError(subject, f"no copies of shape {request.shape} from an old weight of {old.values.shape}")
     for axis, size in enumerate(request.shape):
         source, before = old.sources.get(axis), old.values.shape[axis]
         if source is None:

@@ -29,9 +29,7 @@ def scale_to(old_std: float, scale: float, subject: str = "old weight") -> float
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(subject, f"a near-zero scale of {scale} is not positive and finite")
     if not (math.isfinite(old_std) and old_std > 0):
-        raise UnsupportedError(
-            subject, f"near-zero values have no scale: its standard deviation is {old_std}"
-        )
+        raise UnsupportedError(subject, f"near-zero values have no scale: its standard deviation is {old_std}")
     return scale * old_std
 
 

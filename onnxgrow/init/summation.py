@@ -69,9 +69,7 @@ def std(values: npt.NDArray[np.generic], subject: str = "old weight") -> float:
         mean = tree_sum(values) / values.size
         spread = math.sqrt(_sum(values, mean) / values.size)
     if not math.isfinite(spread):
-        raise UnsupportedError(
-            subject, "has entries that are not finite or too large for a standard deviation"
-        )
+        raise UnsupportedError(subject, "has entries that are not finite or too large for a standard deviation")
     return spread
 
 

@@ -33,10 +33,12 @@ class Changes:
         rewriter: The edits of nodes.
     """
 
-    def __init__(self, analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int) -> None:
+    def __init__(
+        self, analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int, negated: frozenset[Term]
+    ) -> None:
         self.analysis = analysis
         self.plan = plan
-        self.grower = TensorGrower(analysis, plan, generation)
+        self.grower = TensorGrower(analysis, plan, generation, negated)
         self.rewriter = Rewriter(model)
         self.tensors: dict[str, TensorGrowth] = {}
         self.values: dict[str, ValueGrowth] = {}
@@ -48,7 +50,9 @@ class Changes:
     def grow_tensors(self) -> None:
         """Replace constants; one that falls into several pieces gets a new constant for each further piece."""
         for name, pieces in grown_pieces(self.analysis, self.plan.growth).items():
-            keeper = next((p for p in pieces if not p.layouts), pieces[0])
+            producer = self.rewriter.value(name).producer()
+            stored = producer is None or producer.op_type == "Constant"
+            keeper = next((p for p in pieces if not p.layouts), pieces[0] if stored else None)
             for piece in pieces:
                 if not piece.layouts:
                     continue
@@ -217,13 +221,27 @@ def _tensor(value: npt.NDArray[Any], name: str) -> ir.Tensor[Any]:
     return ir.Tensor(np.ascontiguousarray(value).reshape(value.shape), name=name)
 
 
-def apply_widening(analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int) -> Changes:
+def apply_widening(
+    analysis: Analysis,
+    plan: WidenPlan,
+    model: ir.Model,
+    generation: int,
+    *,
+    negated: frozenset[Term] = frozenset(),
+) -> Changes:
     """Widen ``model`` (a copy of the analysed one) in place.
+
+    Args:
+        analysis: Of the original.
+        plan: What grows.
+        model: The copy.
+        generation: How often it has grown, this time included.
+        negated: Atoms whose new writers get the negative of the values drawn for them.
 
     Raises:
         UnsupportedError: A tensor would need two values at one entry, or an operand cannot follow.
     """
-    changes = Changes(analysis, plan, model, generation)
+    changes = Changes(analysis, plan, model, generation, negated)
     changes.grow_tensors()
     changes.grow_attributes()
     changes.patch_operands()

@@ -49,10 +49,14 @@ class TensorGrower:
         analysis: Of the original network.
         plan: What grows, and how.
         generation: How often the model has grown, this time included; part of every random key.
+        negated: Atoms whose new writers get the negative of the values drawn for them.
     """
 
-    def __init__(self, analysis: Analysis, plan: WidenPlan, generation: int) -> None:
+    def __init__(
+        self, analysis: Analysis, plan: WidenPlan, generation: int, negated: frozenset[Term] = frozenset()
+    ) -> None:
         self.analysis = analysis
+        self.negated = negated
         self.plan = plan
         self.growth: Growth = plan.growth
         self.generation = generation
@@ -154,6 +158,10 @@ class TensorGrower:
             key=self._key(name),
             out_axes=plain.out_axes,
         )
+        for axis, term in enumerate(piece.terms):
+            if axis in plain.out_axes and self.negated.intersection(self.analysis.dims.forest.leaves(term)):
+                np.negative(values, out=values)
+                break
         return np.asarray(cast(values, old.dtype))
 
     def _plain(self, piece: Piece, shape: tuple[int, ...], role: Role) -> _Plain:

@@ -11,12 +11,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.analysis import Analysis
-from onnxgrow.analysis.study import study
+from onnxgrow.analysis.study import Study, study
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io import copy_model, model_digest
 from onnxgrow.passes.apply import apply_widening
 from onnxgrow.passes.base import Grown, GrowthPass, Proof, seal
+from onnxgrow.passes.calibrate import calibrate
+from onnxgrow.passes.revive import silent_sets
 from onnxgrow.plan import Target, WidenPlan, WidenRequest, plan_widen
 
 __all__ = ["Widen", "frozen_sets"]
@@ -65,21 +67,36 @@ class Widen(GrowthPass):
             selectors, Target(factor, add, to, multiple_of), method=method, scale=scale, init=init, seed=seed
         )
 
-    def plan(self, model: ir.Model) -> tuple[Analysis, WidenPlan]:
+    def plan(self, model: ir.Model) -> tuple[Study, WidenPlan]:
         """What would be done; reads no weight."""
         self.proof.say("analysing")
-        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs).analysis
-        return found, plan_widen(found, self.request)
+        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
+        return found, plan_widen(found.analysis, self.request)
 
     def grow(self, model: ir.Model) -> Grown:
         """Widen a copy of ``model``."""
-        analysis, plan = self.plan(model)
+        return self.carry_out(*self.plan(model))
+
+    def carry_out(self, found: Study, plan: WidenPlan) -> Grown:
+        """Do what a plan of :meth:`plan` says, on a copy of the model studied.
+
+        Raises:
+            BadInputError: A weight involved is not finite.
+            UnsupportedError: A tensor would need two values at one entry.
+        """
+        model, analysis = found.model, found.analysis
         _check_finite(analysis, plan)
         self.proof.say(f"widening {len(plan.sets)} channel sets")
-        grown = copy_model(model)
         before = GrowthMap.of_model(model.metadata_props)
         generation = before.generation + 1 if before else 1
+        grown = copy_model(model)
         changes = apply_widening(analysis, plan, grown, generation)
+        silent = silent_sets(analysis, plan, grown, found.feeds) if plan.request.draws else frozenset()
+        if silent:
+            grown = copy_model(model)
+            changes = apply_widening(analysis, plan, grown, generation, negated=silent)
+        if self.proof.inputs and plan.request.draws:
+            calibrate(analysis, changes.rewriter, changes.values, changes.tensors, found.feeds[:1])
         growth_map = GrowthMap(
             original=model_digest(model),
             generation=generation,

@@ -57,6 +57,11 @@ class WidenRequest:
         return self.method in EXACT
 
     @property
+    def draws(self) -> bool:
+        """Whether writers of new channels get random values."""
+        return self.method in ("zero-fan-out", "near-zero") and self.init != "copy"
+
+    @property
     def noise(self) -> float:
         """The scale, with its default."""
         return self.scale if self.scale is not None else DEFAULT_SCALE

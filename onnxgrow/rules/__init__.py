@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from onnxgrow.rules import (  # noqa: F401 - importing a family registers its rules
     conv,
+    einsum,
     elementwise,
+    indexing,
     joining,
     linear,
     movement,
     normalization,
     pooling,
+    recurrent,
     reduction,
+    resampling,
     shapes,
 )
 from onnxgrow.rules.context import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable

@@ -1,4 +1,4 @@
-"""Concat, Split, Slice and Gather: axes made of parts.
+"""Concat, Split and Slice: axes made of parts.
 
 Spec: https://onnx.ai/onnx/operators/onnx__Concat.html and its neighbours.
 """
@@ -160,14 +160,3 @@ def _declare_bounds(op: NodeContext, x: Terms, windows: list[_Window]) -> None:
 
     declare(1, "start", "starts")
     declare(2, "end", "ends")
-
-
-@register("Gather")
-def gather(op: NodeContext) -> Sequence[Terms | None]:
-    """Entries of one axis by index. A constant table is an embedding: a linear weight that is looked up."""
-    x, indices = op.terms(0), op.terms(1)
-    axis = op.axis(int(op.attr("axis", 0)), len(x))
-    op.freeze_axis(x, axis, "entries are looked up in it")
-    if op.is_constant(0) and not op.is_constant(1):
-        op.linear(0, [i for i in range(len(x)) if i != axis], [], data=-1)
-    return [[*x[:axis], *indices, *x[axis + 1 :]]]

@@ -41,30 +41,3 @@ def constant_of_shape(op: NodeContext) -> Sequence[Terms | None]:
 def range_op(op: NodeContext) -> Sequence[Terms | None]:
     """A sequence of numbers: its length means something."""
     return [op.fresh_all(op.out_shape(), "it counts")]
-
-
-@register("Resize", "Upsample")
-def resize(op: NodeContext) -> Sequence[Terms | None]:
-    """Axes whose size stays pass through when the op is told so by a scale of 1 or by their size."""
-    x, sizes = op.terms(0), op.out_shape()
-    scaled = "it is resized"
-    by_size = op.node.op_type == "Resize" and op.has(3)
-    keeps = min(2, len(x)) if len(x) > 2 else 0
-    out = []
-    for axis, (term, size) in enumerate(zip(x, sizes, strict=True)):
-        if term.size == size and axis < keeps and op.attr("axes") is None:
-            out.append(term)
-        else:
-            op.freeze_axis(x, axis, scaled)
-            out.append(op.fresh(size, scaled, axis))
-    if by_size and op.attr("axes") is None:
-
-        def wanted(growth: Growth, natural: IntArray) -> IntArray:
-            new = natural.copy()
-            for i, term in enumerate(out):
-                if op.grows(term, growth):
-                    new[i] = op.size(term, growth)
-            return new
-
-        op.operand(3, target_shape(op, out, wanted))
-    return [out]
