@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from onnxgrow.algebra.terms import Forest, Kind, Term
 from onnxgrow.algebra.unify import factor
 
-__all__ = ["reshape"]
+__all__ = ["blocks", "reshape"]
 
 
 def reshape(forest: Forest, inputs: Sequence[Term], sizes: Sequence[int], *why: Hashable) -> list[Term]:
@@ -22,14 +22,14 @@ def reshape(forest: Forest, inputs: Sequence[Term], sizes: Sequence[int], *why: 
             forest.freeze(term, *reasons)
         return [forest.atom(size, *reasons) for size in sizes]
     out: list[Term] = []
-    for ins, outs in _blocks([t.size for t in inputs], sizes):
+    for ins, outs in blocks([t.size for t in inputs], sizes):
         block = [inputs[i] for i in range(*ins)]
         wanted = list(sizes[outs[0] : outs[1]])
         out += _fill(forest, block, wanted, reasons)
     return out
 
 
-def _blocks(ins: Sequence[int], outs: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def blocks(ins: Sequence[int], outs: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Ranges of input and output axes that form minimal blocks of equal product."""
     found = []
     i = j = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from onnxgrow.algebra import Forest, Kind, Term
 from onnxgrow.analysis.cost import Cost, Weight
+from onnxgrow.analysis.demand import grants
 from onnxgrow.analysis.infer import Dimensions, infer_dimensions
 from onnxgrow.analysis.naming import unique, weight_label
 from onnxgrow.analysis.network import Network
@@ -132,10 +133,11 @@ def _freeze_unfollowable(result: Analysis) -> None:
     dims = result.dims
     while True:
         writers, readers = _roles(result)
-        candidates = [a for a in writers if a in readers and not a.frozen]
+        multiplied = _multiplied(dims)
+        candidates = [a for a in writers if (a in readers or a in multiplied) and not a.frozen]
         growth = {atom: 1 + i % 7 for i, atom in enumerate(candidates)}
         patches = find_patches(dims, growth)
-        frozen = False
+        frozen = _freeze_undemandable(dims, [a for a in candidates if a in multiplied])
         for unsolved in patches.unsolved:
             for atom in unsolved.atoms:
                 if not atom.frozen:
@@ -145,18 +147,40 @@ def _freeze_unfollowable(result: Analysis) -> None:
             return
 
 
+def _multiplied(dims: Dimensions) -> set[Term]:
+    """Atoms over which two computed values are multiplied and summed: the product reads them."""
+    return {
+        leaf
+        for node in dims.network.nodes
+        for (index, axis), _ in dims.declared[node].contractions
+        for leaf in dims.forest.leaves((dims.at((node, index)) or [])[axis])
+    }
+
+
+def _freeze_undemandable(dims: Dimensions, atoms: Iterable[Term]) -> bool:
+    """Freeze sets whose growth needs zeros that no constant can grant; whether there were any."""
+    frozen = False
+    for atom in atoms:
+        refused = grants(dims, {atom: 1})[1]
+        if refused:
+            dims.forest.freeze(atom, refused[0].reason)
+            frozen = True
+    return frozen
+
+
 def _describe(result: Analysis) -> list[ChannelSet]:
     writers, readers = _roles(result)
     atoms = list(dict.fromkeys([*writers, *readers]))
     atoms = [a for a in atoms if a.size > 1 or a.frozen]
     cost = result.cost
+    multiplied = _multiplied(result.dims)
     names = unique(_name(result, a, writers.get(a, []), readers.get(a, [])) for a in atoms)
     sets = []
     for name, atom in zip(names, atoms, strict=True):
         reasons: list[Reason | str] = [r for r in atom.frozen if isinstance(r, Reason | str)]
         if not reasons and atom not in writers:
             reasons.append("no weight writes it")
-        if not reasons and atom not in readers:
+        if not reasons and atom not in readers and atom not in multiplied:
             reasons.append("no weight reads it")
         sets.append(
             ChannelSet(

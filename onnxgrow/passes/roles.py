@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Growth
 from onnxgrow.analysis import Analysis
+from onnxgrow.analysis.demand import Masks, grants
 from onnxgrow.analysis.network import MOVES, Site
 from onnxgrow.errors import UnsupportedError
 from onnxgrow.rules import LinearUse, Terms
@@ -47,6 +48,7 @@ class Piece:
         sites: Where it is read; None for a tied constant: everywhere.
         roles: What it is used for.
         layouts: Axis → old index or −1 per new index; empty where it did not grow.
+        zeros: Further entries that have to be zero, as masks over its grown axes.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Piece:
     sites: list[Site] | None
     layouts: dict[int, npt.NDArray[np.int64]]
     roles: list[Role] = field(default_factory=list)
+    zeros: list[Masks] = field(default_factory=list)
 
 
 def grown_pieces(analysis: Analysis, growth: Growth) -> dict[str, list[Piece]]:
@@ -86,6 +89,12 @@ def grown_pieces(analysis: Analysis, growth: Growth) -> dict[str, list[Piece]]:
             if same.sites is not None:
                 same.sites.append(site)
             same.roles += roles
+    for grant in grants(dims, growth)[0]:
+        node, index = grant.site
+        value = node.inputs[index]
+        for piece in pieces.get((value.name if value is not None else None) or "", ()):
+            if piece.sites is None or grant.site in piece.sites:
+                piece.zeros.append(grant.masks)
     return {name: pieces[name] for name in pieces if name in grown}
 
 

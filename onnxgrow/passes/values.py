@@ -112,6 +112,11 @@ class TensorGrower:
         if self.plan.request.method == "net2wider":
             return self._shared_out(piece, values, linears)
         self._zero(piece, name, values, linears, old)
+        for masks in piece.zeros:
+            where = np.ix_(
+                *(np.arange(n) if m is None else np.flatnonzero(m) for m, n in zip(masks, shape, strict=True))
+            )
+            values[where] = 0
         return values
 
     def _kept_sources(self, piece: Piece, old: tuple[int, ...]) -> list[Array]:

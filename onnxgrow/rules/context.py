@@ -58,6 +58,7 @@ class Declarations:
 
     Attributes:
         linears: Its weights.
+        contractions: Pairs of (input, axis) of computed values that are multiplied and summed over.
         fills: Input index → value of new entries of a constant operand that is no weight.
         attributes: Attribute name → its new value (None: remove it), given the growth.
         operands: Input index → wanted integer operand, given the growth and the operand's value without a change
@@ -65,6 +66,7 @@ class Declarations:
     """
 
     linears: list[LinearUse] = field(default_factory=list)
+    contractions: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
     fills: dict[int, float] = field(default_factory=dict)
     attributes: dict[str, AttributeUpdate] = field(default_factory=dict)
     operands: dict[int, Operand] = field(default_factory=dict)
@@ -201,6 +203,10 @@ class NodeContext:
     def linear(self, index: int, out_axes: Sequence[int], in_axes: Sequence[int], data: int) -> None:
         """Declare input ``index`` a weight."""
         self.said.linears.append(LinearUse(self.node, index, tuple(out_axes), tuple(in_axes), data))
+
+    def contraction(self, a: tuple[int, int], b: tuple[int, int]) -> None:
+        """Declare that two computed values, (input, axis) each, are multiplied and summed over an axis."""
+        self.said.contractions.append((a, b))
 
     def fill(self, index: int, value: float) -> None:
         """Declare what new entries of a constant operand are."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from onnxgrow.algebra import Term
 from onnxgrow.rules.context import NodeContext, Terms, Unsuitable
-from onnxgrow.rules.linear import COMPUTED_CONTRACTION
 from onnxgrow.rules.registry import register
 
 __all__: list[str] = []
@@ -41,7 +40,11 @@ def einsum(op: NodeContext) -> Sequence[Terms | None]:
         op.linear(weight, made, [i for i, c in enumerate(own) if c in summed], data=1 - weight)
     else:
         for c in summed:
-            op.freeze([letters[c]], COMPUTED_CONTRACTION)
+            where = [(i, o.index(c)) for i, o in enumerate(operands) if c in o]
+            if len(operands) == len(where) == 2 and not weights:
+                op.contraction(*where)
+            else:
+                op.freeze([letters[c]], "it is summed over")
     return [[letters[c] for c in result]]
 
 

@@ -11,9 +11,7 @@ from onnxgrow.rules.context import NodeContext, Terms, Unsuitable
 from onnxgrow.rules.elementwise import broadcast
 from onnxgrow.rules.registry import register
 
-__all__ = ["COMPUTED_CONTRACTION"]
-
-COMPUTED_CONTRACTION = "two computed values are multiplied over it"
+__all__: list[str] = []
 
 
 @register("Gemm")
@@ -35,7 +33,7 @@ def gemm(op: NodeContext) -> Sequence[Terms | None]:
     elif op.is_constant(0):
         op.linear(0, [1 if trans_a else 0], [0 if trans_a else 1], data=1)
     else:
-        op.freeze([inner_a], COMPUTED_CONTRACTION, 0 if trans_a else 1)
+        op.contraction((0, 0 if trans_a else 1), (1, 1 if trans_b else 0))
     return [out]
 
 
@@ -56,5 +54,5 @@ def matmul(op: NodeContext) -> Sequence[Terms | None]:
     elif op.is_constant(0):
         op.linear(0, [len(a) - 2] if left else [], [len(a) - 1], data=1)
     else:
-        op.freeze([inner], COMPUTED_CONTRACTION, len(a) - 1)
+        op.contraction((0, len(a) - 1), (1, len(b) - 2 if right else len(b) - 1))
     return [out]

@@ -1,0 +1,201 @@
+"""Can the new weights learn? Exact growth without a gradient is the commonest silent failure: each set is checked.
+
+A new channel is alive when at least one side of it gets a gradient:
+
+* its readers: the gradient of a reader's entry is the channel's activation times what comes back, so the activation, as
+  the reader sees it, has to be non-zero somewhere (zero fan-out);
+* its writers: the readers' entries are non-zero and the activation passes the derivative on at the point where it
+  stands. Moving the writers' new entries by +p and by −p has to move the activation each time and differently: ReLU at
+  0 moves one way only, |x| and x·x move the same way twice, and their derivative there is zero (zero fan-in).
+
+All sets are measured together in four float64 evaluations: as it is, writers moved up, writers moved down, and readers
+moved, which has to show in the graph's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrow.growth_map import GrowthMap, SetGrowth
+from onnxgrow.verify.float64.compare import difference
+from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
+from onnxgrow.verify.float64.kernels.dtype import to_float64
+from onnxgrow.verify.float64.kernels.registry import Array
+from onnxgrow.verify.float64.lockstep import Prepared, prepare
+from onnxgrow.verify.float64.rerandomise import tensors_of
+from onnxgrow.verify.float64.restrict import axes_of, old_region
+from onnxgrow.verify.report import AliveResult
+from onnxgrow.verify.sites import Layout, Site, entries
+
+__all__ = ["check"]
+
+STEP = 2.0**-10
+"""Size of a probe, relative to the tensor's scale."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+MOVED = 1e-13
+"""Relative change that counts as movement."""
+
+
+def check(
+    grown: ir.Model,
+    growth_map: GrowthMap,
+    feeds_list: Sequence[Mapping[str, Any]],
+    seed: int = 0,
+    shapes: Shapes | None = None,
+) -> tuple[AliveResult, ...]:
+    """For every channel set: how many of its new channels get a gradient on the given inputs.
+
+    Args:
+        grown: The result.
+        growth_map: Names its sets with their writers and readers, and says which entries are new.
+        feeds_list: Inputs; a channel is alive when it is alive on one of them.
+        seed: Of the probes.
+        shapes: Shapes of the result's values where they are known; only their ranks count.
+
+    Returns:
+        One result per set, in the map's order. ``alive`` is 0 for a set that cannot learn, and None where that was not
+        measured: the note says why (no float64 implementation, or old channels that are dead on these inputs, too).
+    """
+    sets = [s for s in growth_map.sets if s.new > s.old]
+    if not sets:
+        return ()
+    try:
+        probe = _Probe(grown, growth_map, sets, seed, shapes or {})
+        for feeds in feeds_list:
+            probe.run(feeds)
+            if all(r.alive == r.channels for r in map(probe.result, sets)):
+                break
+    except (NoFloat64Error, EvaluationError) as e:
+        return tuple(AliveResult(s.name, s.new - s.old, None, f"not measured: {e}") for s in sets)
+    return tuple(probe.result(s) for s in sets)
+
+
+class _Probe:
+    """The four evaluations and what they showed, per site."""
+
+    def __init__(
+        self, model: ir.Model, growth_map: GrowthMap, sets: Sequence[SetGrowth], seed: int, shapes: Shapes
+    ) -> None:
+        self.growth_map = growth_map
+        base = prepare(model)
+        self.layout = Layout(base, growth_map, shapes)
+        self.tensors = tensors_of(base.graph)
+        self.sites = {s.name: self._sites(s) for s in sets}
+        writers = {name for s in sets for name in s.writers}
+        readers = {name for s in sets for name in s.readers}
+        self.runs = {
+            "base": base,
+            "up": prepare(model, self._moved(writers, seed, 1.0, reading=False)),
+            "down": prepare(model, self._moved(writers, seed, -1.0, reading=False)),
+            "readers": prepare(model, self._moved(readers, seed + 1, 1.0, reading=True)),
+        }
+        self.active: dict[Site, Array] = {}
+        self.passing: dict[Site, Array] = {}
+        self.old_active: dict[Site, bool] = {}
+        self.outputs_moved = False
+
+    def _sites(self, s: SetGrowth) -> list[Site]:
+        found = [site for reader in s.readers for site in self.layout.reading_sites(reader)]
+        return found or self.layout.contractions(s.writers)
+
+    def _moved(self, names: Iterable[str], seed: int, sign: float, reading: bool) -> dict[str, Array]:
+        """The named tensors with new entries moved by a probe: those that read new channels, or those that write some.
+
+        Writers keep the zeros by which old outputs ignore new inputs, so that nothing old moves.
+        """
+        found = {}
+        for index, name in enumerate(sorted(names)):
+            growth, tensor = self.growth_map.tensors.get(name), self.tensors.get(name)
+            array = None if tensor is None else to_float64(tensor.numpy())
+            if growth is None or array is None or array.dtype != np.float64 or not array.size:
+                continue
+            writing = self.layout.writing_axes(name, growth, array.ndim)
+            written = {axis: m for axis, m in growth.axes.items() if axis in writing}
+            mask = entries(array.shape, growth.axes, writing) if reading else entries(array.shape, written)
+            draws = np.random.Generator(np.random.Philox(key=seed * 100_003 + index))
+            probe = draws.uniform(0.5, 1.0, array.shape) * (2 * draws.integers(0, 2, array.shape) - 1)
+            scale = float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0)) or 1.0
+            found[name] = array + mask * probe * (sign * STEP * scale)
+        return found
+
+    def run(self, feeds: Mapping[str, Any]) -> None:
+        """Evaluate all four variations on one feed and remember what was active, moved or passed on."""
+        seen = {name: self._evaluate(prepared, feeds) for name, prepared in self.runs.items()}
+        for site in {site for sites in self.sites.values() for site in sites}:
+            base, up, down = (self._channels(site, seen[name][0][site.value]) for name in ("base", "up", "down"))
+            source = self._source(site)
+            scale = float(np.max(np.abs(base[np.isfinite(base)]), initial=0.0)) or 1.0
+            a, u, d = base[source < 0], up[source < 0], down[source < 0]
+            rise, fall = np.abs(u - a), np.abs(d - a)
+            apart = np.abs(u - d) > 1e-6 * np.maximum(rise, fall)
+            passing = ((rise > MOVED * scale) & (fall > MOVED * scale) & apart).any(axis=1)
+            active = (np.abs(a) > 0).any(axis=1) if site.reader else np.zeros(len(a), bool)
+            nothing = np.zeros(len(a), bool)
+            self.active[site] = self.active.get(site, nothing) | active
+            self.passing[site] = self.passing.get(site, nothing) | passing
+            self.old_active[site] = self.old_active.get(site, False) or bool(np.any(base[source >= 0]))
+        for old, new in zip(seen["base"][1], seen["readers"][1], strict=True):
+            found = difference(old, new)
+            self.outputs_moved |= bool(found.fault) or found.relative > MOVED
+
+    def _source(self, site: Site) -> Array:
+        """Old index of each line of :meth:`_channels`; a contraction counts as one new channel."""
+        if site.axis < 0:
+            return np.array([-1])
+        return axes_of(site.value, self.growth_map)[site.axis].source()
+
+    def _channels(self, site: Site, x: Array) -> Array:
+        """The value as (channel, everything else); the old region of a contraction as one line."""
+        if site.axis < 0:
+            return old_region(x, axes_of(site.value, self.growth_map)).reshape(1, -1)
+        return np.moveaxis(x, site.axis, 0).reshape(x.shape[site.axis], -1)
+
+    def _evaluate(self, prepared: Prepared, feeds: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        names = {site.value for sites in self.sites.values() for site in sites}
+        values = [v for v in (*prepared.graph.inputs, *prepared.by_name.values()) if v.name in names]
+        run = prepared.interpreter(prepared.inputs(feeds), [*values, *prepared.graph.outputs])
+        for _ in run.steps():
+            pass
+        return {str(v.name): run.read(v) for v in values}, [run.read(v) for v in prepared.graph.outputs]
+
+    def result(self, s: SetGrowth) -> AliveResult:
+        """What the runs say about one set."""
+        count, sites = s.new - s.old, self.sites[s.name]
+        if not sites:
+            return AliveResult(s.name, count, None, "not measured: nothing reads an activation that grew")
+        best, note = 0.0, ""
+        for site in sites:
+            passing = self.passing[site] & (self._reads(site.reader) if site.reader else True)
+            alive = self.active[site] | passing
+            if alive.mean() > best:
+                best = float(alive.mean())
+                note = self._note(site, bool(self.active[site].sum() >= alive.sum()))
+        alive_channels = max(round(best * count), 1) if best > 0 else 0
+        if alive_channels and not self.outputs_moved and all(site.reader for site in sites) and "readers" in note:
+            return AliveResult(s.name, count, 0, "moving its readers' new entries moves no output")
+        if alive_channels:
+            return AliveResult(s.name, count, alive_channels, note)
+        if all(site.reader for site in sites) and not any(self.old_active[site] for site in sites):
+            return AliveResult(s.name, count, None, "the old channels are dead on these inputs, too")
+        return AliveResult(s.name, count, 0, "no gradient reaches its readers or its writers on these inputs")
+
+    @staticmethod
+    def _note(site: Site, through_readers: bool) -> str:
+        if not site.reader:
+            return f"moving its writers moves {site.value}; all channels together"
+        side = "readers" if through_readers else "writers"
+        return f"gradient reaches the {side}; measured at {site.value}, which {site.reader} reads"
+
+    def _reads(self, reader: str) -> bool:
+        """Whether a reader's entries that combine old outputs with new inputs hold anything but zeros."""
+        growth, tensor = self.growth_map.tensors.get(reader), self.tensors.get(reader)
+        if growth is None or tensor is None:
+            return False
+        array = to_float64(tensor.numpy())
+        writing = self.layout.writing_axes(reader, growth, array.ndim)
+        return bool(np.any(array[entries(array.shape, growth.axes, writing)]))

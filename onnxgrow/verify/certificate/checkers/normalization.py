@@ -1,0 +1,175 @@
+"""Normalisations: nothing may have grown on the axes over which they take statistics.
+
+BatchNormalization and InstanceNormalization work per channel, so channels may grow; GroupNormalization may
+grow by whole groups. Specs: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxgrow.verify.certificate.axis import Axis, IntArray
+from onnxgrow.verify.certificate.checkers.common import agree, broadcast_axes, carry_zeros
+from onnxgrow.verify.certificate.pair import Pair, require
+from onnxgrow.verify.certificate.registry import register
+from onnxgrow.verify.certificate.state import Claim, Proved, Zeros
+
+
+def _same_axes(x: Proved, claim: Claim) -> None:
+    require(len(x.axes) == len(claim.axes), "the ranks differ")
+    for number, (a, b) in enumerate(zip(x.axes, claim.axes, strict=True)):
+        agree(a, b, f"axis {number}")
+
+
+def _per_channel(pair: Pair, x: Proved, indices: tuple[int, ...]) -> list[Proved]:
+    """One-dimensional parameters that follow the channel axis."""
+    require(len(x.axes) >= 2, "its input has no channel axis")
+    found = []
+    for index in indices:
+        state = pair.input(index)
+        require(len(state.axes) == 1, f"input {index} is no vector")
+        agree(state.axes[0], x.axes[1], f"input {index} and the channels")
+        found.append(state)
+    return found
+
+
+@register("BatchNormalization")
+def check_batch_normalization(pair: Pair) -> None:
+    """Per channel; where it takes statistics of a batch, batch and spatial axes must not have grown."""
+    pair.same_attributes()
+    require(pair.same_int_attribute("spatial", 1) == 1, "statistics per position are not known")
+    x = pair.input(0)
+    _, bias, mean, variance = _per_channel(pair, x, (1, 2, 3, 4))
+    spread = pair.reader(4)
+    if spread is not None:
+        new = spread.read((np.flatnonzero(variance.axes[0].new),)).astype(np.float64)
+        epsilon = pair.float_attribute("epsilon", 1e-5)
+        require(bool(np.all(new + epsilon > 0)), "a new variance is negative: its channel would be NaN")
+    training = bool(pair.same_int_attribute("training_mode", 0)) or pair.opset < 7 or len(pair.node.outputs) > 1
+    if training:
+        pair.identity((n for n in range(len(x.axes)) if n != 1), x, "the input")
+    for index, claim in pair.claims.items():
+        if index == 0:
+            _same_axes(x, claim)
+        else:
+            require(len(claim.axes) == 1, "a running statistic is no vector")
+            agree(claim.axes[0], x.axes[1], f"output {index}")
+    if not training and 0 in pair.claims:
+        # (0 − mean) · scale / √(variance + ε) + bias is 0 when mean and bias are.
+        pair.zeros[0] = lambda: {1: x.zero(1) & bias.zero(0) & mean.zero(0)}
+
+
+@register("InstanceNormalization")
+def check_instance_normalization(pair: Pair) -> None:
+    pair.same_attributes()
+    x, claim = pair.input(0), pair.claim()
+    _, bias = _per_channel(pair, x, (1, 2))
+    pair.identity(range(2, len(x.axes)), x, "the input")
+    _same_axes(x, claim)
+    # Of a constant channel only the bias is left (ε > 0).
+    if pair.float_attribute("epsilon", 1e-5) > 0:
+        pair.zeros[0] = lambda: {1: x.zero(1) & bias.zero(0)}
+
+
+def _group_source(channels: Axis, groups: int, old_groups: int) -> IntArray:
+    """Old group of each new group, −1 where it is new. Raises ProofError unless groups are kept or added whole."""
+    require(groups > 0 and old_groups > 0, "there are no groups")
+    require(
+        channels.size % groups == 0 and channels.old_size % old_groups == 0,
+        "channels are no multiple of groups",
+    )
+    size = channels.size // groups
+    require(size == channels.old_size // old_groups and size > 0, "the size of a group changed")
+    source = channels.source.reshape(groups, size)
+    found = np.where(source[:, 0] >= 0, source[:, 0] // size, -1)
+    whole = np.sort(source, axis=1) == found[:, None] * size + np.arange(size)[None, :]
+    added = (source < 0).all(axis=1)
+    require(bool((whole.all(axis=1) | added).all()), "a group mixes old and new channels")
+    return found.astype(np.int64)
+
+
+@register("GroupNormalization")
+def check_group_normalization(pair: Pair) -> None:
+    pair.same_attributes("num_groups")
+    x, claim = pair.input(0), pair.claim()
+    require(len(x.axes) >= 2, "its input has no channel axis")
+    pair.identity(range(2, len(x.axes)), x, "the input")
+    _same_axes(x, claim)
+    groups, old_groups = pair.int_attribute("num_groups", 0)
+    source = _group_source(x.axes[1], groups, old_groups)
+    scale, bias = pair.input(1), pair.input(2)
+    for state, what in ((scale, "the scale"), (bias, "the bias")):
+        require(len(state.axes) == 1, f"{what} is no vector")
+        if pair.opset >= 21:
+            agree(state.axes[0], x.axes[1], what)
+        else:
+            axis = state.axes[0]
+            require(axis.size == groups and axis.old_size == old_groups, f"{what} does not fit the groups")
+            require(np.array_equal(axis.source, source), f"{what} does not follow the groups")
+
+    def zeros() -> Zeros:
+        silent = x.zero(1).reshape(groups, -1).all(axis=1)
+        size = x.axes[1].size // groups
+        still = bias.zero(0) if pair.opset >= 21 else bias.zero(0).repeat(size)
+        return {1: silent.repeat(size) & still}
+
+    if pair.float_attribute("epsilon", 1e-5) > 0:
+        pair.zeros[0] = zeros
+
+
+@register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def check_layer_normalization(pair: Pair) -> None:
+    pair.same_attributes()
+    x = pair.input(0)
+    rank = len(x.axes)
+    first = pair.axis(pair.same_int_attribute("axis", -1), rank)
+    pair.identity(range(first, rank), x, "the input")
+    states = [pair.input(index) for index in range(1, pair.count()) if pair.has(index)]
+    for index, claim in pair.claims.items():
+        if index == 0:
+            _same_axes(x, claim)
+            for state in states:
+                broadcast_axes(state, claim.axes, "a parameter")
+            continue
+        require(len(claim.axes) == rank, "the ranks differ")
+        for number in range(first):
+            agree(x.axes[number], claim.axes[number], f"axis {number}")
+        require(all(axis.identity for axis in claim.axes[first:]), "a normalised axis of the output grew")
+
+
+def _over_axes(pair: Pair, axes: tuple[int, ...]) -> Proved:
+    pair.same_attributes()
+    x = pair.input(0)
+    pair.identity(axes, x, "the input")
+    _same_axes(x, pair.claim())
+    return x
+
+
+@register("Softmax", "LogSoftmax", "Hardmax")
+def check_softmax(pair: Pair) -> None:
+    rank = len(pair.input(0).axes)
+    if pair.opset >= 13:
+        _over_axes(pair, (pair.axis(pair.same_int_attribute("axis", -1), rank),))
+    else:
+        # Before opset 13 everything from the axis on is one row.
+        _over_axes(pair, tuple(range(pair.axis(pair.same_int_attribute("axis", 1), rank), rank)))
+
+
+@register("LpNormalization")
+def check_lp_normalization(pair: Pair) -> None:
+    axis = pair.axis(pair.same_int_attribute("axis", -1), len(pair.input(0).axes))
+    _over_axes(pair, (axis,))
+
+
+@register("LRN")
+def check_lrn(pair: Pair) -> None:
+    require(len(pair.input(0).axes) >= 2, "its input has no channel axis")
+    x = _over_axes(pair, (1,))
+    pair.zeros[0] = lambda: carry_zeros(x, ((n, n) for n in range(len(x.axes))))
+
+
+@register("MeanVarianceNormalization")
+def check_mean_variance_normalization(pair: Pair) -> None:
+    given = pair.ints_attribute("axes")[0]
+    rank = len(pair.input(0).axes)
+    _over_axes(pair, tuple(pair.axis(axis, rank) for axis in ((0, 2, 3) if given is None else given)))

@@ -1,0 +1,116 @@
+"""Elementwise ops with one data input: the output's map is the input's; zeros pass where f(0) = 0 exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.pair import Pair, require
+from onnxgrow.verify.certificate.registry import register
+from onnxgrow.verify.certificate.side import input_name
+from onnxgrow.verify.certificate.state import Proved
+
+# f(0) = 0 whatever the attributes: Celu, Elu, Selu, LeakyRelu and ThresholdedRelu scale or pass on a 0; Gelu,
+# Mish, HardSwish and Swish are products with x.
+_KEEP_ZERO = (
+    *("Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish"),
+    *("LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish"),
+    *("Tan", "Tanh", "ThresholdedRelu"),
+)
+_OTHERS = (
+    *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not"),
+    *("Reciprocal", "Sigmoid", "Softplus"),
+)
+
+
+def _pass_on(pair: Pair, index: int = 0) -> Proved:
+    x, claim = pair.input(0), pair.claim(index)
+    require(len(x.axes) == len(claim.axes), "the rank of the output differs from the input's")
+    for number, (a, b) in enumerate(zip(x.axes, claim.axes, strict=True)):
+        agree(a, b, f"axis {number}")
+    return x
+
+
+@register(*_KEEP_ZERO, *_OTHERS)
+def check_unary(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair)
+    if pair.node.op_type in _KEEP_ZERO:
+        pair.zeros[0] = lambda: x.zeros
+
+
+@register("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")
+def check_contributed_gelu(pair: Pair) -> None:
+    """ONNX Runtime's activations; FastGelu may add a bias, then only equal nodes pass."""
+    require(len(pair.node.inputs) == len(pair.original.inputs) == 1, "only the form with one input is known")
+    pair.same_attributes()
+    x = _pass_on(pair)
+    pair.zeros[0] = lambda: x.zeros
+
+
+@register("Identity")
+def check_identity(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair)
+    pair.zeros[0] = lambda: x.zeros
+
+
+@register("Shrink")
+def check_shrink(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair)
+    # With a negative lambd, 0 lies in a shifted branch.
+    if pair.float_attribute("lambd", 0.5) >= 0:
+        pair.zeros[0] = lambda: x.zeros
+
+
+@register("Cast")
+def check_cast(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair)
+    if pair.int_attribute("to", 0)[0] not in (int(ir.DataType.STRING), int(ir.DataType.FLOAT8E8M0)):
+        pair.zeros[0] = lambda: x.zeros
+
+
+@register("CastLike")
+def check_cast_like(pair: Pair) -> None:
+    # Of the second input only the dtype matters.
+    pair.same_attributes()
+    names = input_name(pair.node, 1), input_name(pair.original, 1)
+    dtypes = pair.new.concrete.dtypes.get(names[0]), pair.old.concrete.dtypes.get(names[1])
+    require(dtypes[0] is not None and dtypes[0] == dtypes[1], "the dtype to cast to is not known to be the same")
+    _pass_on(pair)
+
+
+@register("Clip")
+def check_clip(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair)
+    # Both bounds must be proved equal, whatever the first says of zero.
+    if all([_bound_keeps_zero(pair, 1, "min", 1), _bound_keeps_zero(pair, 2, "max", -1)]):
+        pair.zeros[0] = lambda: x.zeros
+
+
+def _bound_keeps_zero(pair: Pair, index: int, name: str, sign: int) -> bool:
+    """Whether 0 is inside one bound of Clip; the bound itself must be proved equal."""
+    if name in pair.node.attributes:
+        return sign * pair.float_attribute(name, 0.0) <= 0
+    if not pair.has(index):
+        return True
+    require(all(axis.size == 1 for axis in pair.input(index).axes), f"{name} is no scalar")
+    value = pair.new.value(input_name(pair.node, index))
+    return value is not None and bool(np.all(sign * value.astype(np.float64) <= 0))
+
+
+@register("Dropout")
+def check_dropout(pair: Pair) -> None:
+    """Inference only: while training the mask is random, and only an unchanged node may stay."""
+    pair.same_attributes()
+    if pair.opset < 7:
+        require(pair.same_int_attribute("is_test", 0) == 1, "it drops at random")
+    if pair.has(2):
+        require(not np.any(pair.known(2)[0]) and not np.any(pair.known(2)[1]), "it drops at random")
+    for index in pair.claims:
+        _pass_on(pair, index)
+    pair.zeros[0] = lambda: pair.input(0).zeros

@@ -1,0 +1,115 @@
+"""What is claimed and what is proved of one value of the grown model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxgrow.verify.certificate.axis import Axis, Mask
+
+__all__ = ["SCALAR", "Claim", "ProofError", "Proved", "Unrelated", "Zeros", "no_zeros"]
+
+
+class ProofError(Exception):
+    """Something could not be proved; the text says what. Never leaves the certificate: it becomes a finding."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the growth map says of a value.
+
+    Attributes:
+        name: The value of the result.
+        of: The value of the original that it stands for.
+        shape, old_shape: Concrete shapes; None where unknown (sequences, maps), then nothing grew.
+        axes: One map per axis.
+        zero: Axis → new indices at which the value is claimed to be exactly 0.
+        listed: Whether the growth map lists the value.
+    """
+
+    name: str
+    of: str
+    shape: tuple[int, ...] | None
+    old_shape: tuple[int, ...] | None
+    axes: tuple[Axis, ...]
+    zero: Mapping[int, Mask] = field(default_factory=dict)
+    listed: bool = False
+
+    @property
+    def identity(self) -> bool:
+        """Whether no axis grew."""
+        return all(axis.identity for axis in self.axes)
+
+
+Zeros = Mapping[int, Mask]
+"""Axis → True at every index where the whole slab of the value is proved to be exactly 0 (of either sign)."""
+
+SCALAR = -1
+"""Stands for the axis that a scalar does not have, so that a scalar can be proved zero, too."""
+
+
+def no_zeros() -> Zeros:
+    """Nothing is known to be zero."""
+    return {}
+
+
+class Proved:
+    """A value whose restrict property holds: at old indices it equals the original's value.
+
+    Attributes:
+        claim: The maps that were proved.
+    """
+
+    def __init__(self, claim: Claim, zeros: Callable[[], Zeros] = no_zeros) -> None:
+        self.claim = claim
+        self._compute = zeros
+        self._zeros: Zeros | None = None
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One map per axis. Raises ProofError where the shape is not known: such a value is no scalar."""
+        if self.claim.shape is None:
+            raise ProofError(f"the shape of {self.claim.name!r} is not known")
+        return self.claim.axes
+
+    @property
+    def identity(self) -> bool:
+        return self.claim.identity
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.claim.shape is None:
+            raise ProofError(f"the shape of {self.claim.name!r} is not known")
+        return self.claim.shape
+
+    @property
+    def old_shape(self) -> tuple[int, ...]:
+        if self.claim.old_shape is None:
+            raise ProofError(f"the shape of {self.claim.of!r} is not known")
+        return self.claim.old_shape
+
+    @property
+    def zeros(self) -> Zeros:
+        """Proved zero slabs, found when first asked for."""
+        if self._zeros is None:
+            self._zeros = self._compute()
+        return self._zeros
+
+    def zero(self, axis: int) -> Mask:
+        """Zero slabs along one axis; all False where nothing is known. Shape (size of the axis,)."""
+        known = self.zeros.get(axis)
+        return np.zeros(self.axes[axis].size, np.bool_) if known is None else known
+
+    @property
+    def all_zero(self) -> bool:
+        """Whether the whole value is proved to be 0."""
+        return any(bool(mask.all()) for mask in self.zeros.values())
+
+
+@dataclass(frozen=True)
+class Unrelated:
+    """A value without a restrict property: whatever reads it must be proved without it."""
+
+    reason: str

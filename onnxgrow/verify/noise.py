@@ -1,0 +1,65 @@
+"""One-ulp perturbations of a model's inputs and weights, to measure the noise floor of its own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxgrow.verify.sessions import ModelSource
+
+__all__ = ["moved", "moved_inputs", "moved_weights"]
+
+WEIGHT_LIMIT = 256_000_000
+"""Bytes of weights that are moved at most: noise does not need all of a large model."""
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype.name == "bfloat16")
+
+
+def moved(x: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
+    """Every finite, non-zero entry of ``x`` moved to the next or the previous number of its dtype, signs drawn."""
+    size = x.dtype.itemsize
+    bits = np.ascontiguousarray(x).view(f"u{size}")
+    words = np.random.Philox(key=seed).random_raw(-(-max(x.size, 1) // 64))
+    signs = np.unpackbits(np.atleast_1d(words).view(np.uint8), count=x.size).reshape(x.shape)
+    step = np.where(signs, 1, -1).astype(f"i{size}").view(f"u{size}")
+    neighbour = (bits + step).astype(f"u{size}").view(x.dtype)
+    keep = (x == 0) | ~np.isfinite(x) | ~np.isfinite(neighbour)
+    return np.where(keep, x, neighbour).astype(x.dtype)
+
+
+def moved_inputs(feeds: Mapping[str, Any], seed: int) -> dict[str, Any] | None:
+    """``feeds`` with its float arrays moved by one ulp; None where it has no float array."""
+    floats = [name for name, x in feeds.items() if _is_float(x) and x.size]
+    if not floats:
+        return None
+    return {name: moved(x, seed + 31 * floats.index(name)) if name in floats else x for name, x in feeds.items()}
+
+
+def moved_weights(source: ModelSource, seed: int) -> ModelSource:
+    """The model with its float initializers and constants moved by one ulp, up to a limit of bytes."""
+    proto = source.proto()
+    budget = WEIGHT_LIMIT
+    for index, tensor in enumerate(_weights(proto)):
+        folder = "" if source.folder is None else str(source.folder)
+        array = onnx.numpy_helper.to_array(tensor, folder)
+        if not _is_float(array) or array.size <= 1 or array.nbytes > budget:
+            continue
+        budget -= array.nbytes
+        new = onnx.numpy_helper.from_array(moved(array, seed + 31 * index), tensor.name)
+        if new.data_type == tensor.data_type:
+            tensor.CopyFrom(new)
+    return source.with_proto(proto)
+
+
+def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from proto.graph.initializer
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    yield attribute.t

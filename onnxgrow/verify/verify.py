@@ -1,0 +1,240 @@
+"""One verification: all tiers over one pair of models, and the verdict that follows from their evidence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxgrow.concrete.infer import Concrete, concretize
+from onnxgrow.concrete.trace import complete
+from onnxgrow.errors import BadInputError, UnsupportedError, UsageError
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap
+from onnxgrow.io.digest import model_digest
+from onnxgrow.io.save import save_bytes
+from onnxgrow.verify import accounting, alive, certificate, float64, runtime
+from onnxgrow.verify.inputs import Variant, variants
+from onnxgrow.verify.pairs import compared_pairs
+from onnxgrow.verify.report import AliveResult, Finding, Report, TierResult, TierStatus, Verdict
+from onnxgrow.verify.sessions import ModelSource, check_runtime, resolve_provider
+
+__all__ = ["TIERS", "verify"]
+
+TIERS = ("accounting", "certificate", "float64", "runtime")
+Path = str | os.PathLike[str]
+
+
+def verify(
+    original: ir.Model,
+    grown: ir.Model,
+    growth_map: GrowthMap | None = None,
+    *,
+    original_path: Path | None = None,
+    grown_path: Path | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    provider: str = "auto",
+    max_change: float | None = None,
+    seed: int = 0,
+    tiers: Collection[str] | None = None,
+    frozen: Sequence[Mapping[str, Any]] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Check that ``grown`` computes the same function as ``original`` and say on what evidence.
+
+    Args:
+        original, grown: The models; not modified.
+        growth_map: What grew; by default the map in ``grown``'s metadata. Without one, only identical models pass.
+        original_path, grown_path: Files of the models, for ONNX Runtime; needed above 2 GB.
+        inputs: Input name → array in the model's dtype, batch included. Inputs not named are sampled.
+        input_shapes: Input name → sizes, for dynamic dimensions.
+        provider: ``auto``, ``cpu`` or ``cuda``.
+        max_change: For inexact growth: the relative change of the outputs that is accepted.
+        seed: Of samples and noise; the same seed gives the same report.
+        tiers: Tiers to run, names of :data:`TIERS` and ``alive``; by default all. One that is left out is never
+            counted as passed.
+        frozen: Channel sets that could not grow, for the report.
+        progress: Called with the name of each tier before it runs.
+
+    Returns:
+        The report. A negative verdict is returned, not raised.
+
+    Raises:
+        BadInputError: The growth map in the metadata is malformed.
+        UsageError: Unknown tier or provider, or inputs that do not fit.
+        UnsupportedError: ONNX Runtime refuses the original.
+        EnvironmentFault: onnxruntime is damaged, or CUDA was asked for and is not usable.
+    """
+    chosen = frozenset((*TIERS, "alive") if tiers is None else tiers)
+    unknown = sorted(chosen - {*TIERS, "alive"})
+    if unknown:
+        raise UsageError("tiers", f"{unknown[0]!r} is unknown", f"tiers are {', '.join(TIERS)} and alive")
+    say = progress or (lambda _: None)
+    has_map = True
+    if growth_map is None:
+        growth_map = _stored_map(grown)
+        has_map = growth_map is not None
+        growth_map = growth_map or GrowthMap(original=model_digest(original))
+    check_runtime()
+    resolve_provider(provider)
+    results: list[TierResult] = []
+    if "accounting" in chosen:
+        say("accounting")
+        results.append(accounting.account(original, grown, growth_map))
+    else:
+        results.append(_not_run("accounting", "left out on request"))
+    if not has_map and results[0].status is not TierStatus.PASSED:
+        results += [_not_run(name, "the models differ and there is no growth map") for name in TIERS[1:]]
+        note = "no growth map: only identical models can be called equivalent"
+        return Report(Verdict.UNPROVED, tuple(results), (), None, max_change, tuple(frozen), (note,))
+    source = _source(original, original_path)
+    job = _Job(
+        original,
+        grown,
+        growth_map,
+        source,
+        _source(grown, grown_path),
+        provider,
+        seed,
+        variants(original, source, inputs, input_shapes, seed),
+    )
+    for name, run in (
+        ("certificate", job.certificate),
+        ("float64", job.float64),
+        ("runtime", job.runtime),
+    ):
+        if name in chosen:
+            say(name)
+            results.append(run())
+        else:
+            results.append(_not_run(name, "left out on request"))
+    living: tuple[AliveResult, ...] = ()
+    if "alive" in chosen:
+        say("alive")
+        living = job.alive()
+    notes = [note for variant in job.variants for note in variant.notes]
+    return _conclude(growth_map, results, living, max_change, frozen, notes)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Both models and what they run on."""
+
+    original: ir.Model
+    grown: ir.Model
+    growth_map: GrowthMap
+    original_source: ModelSource
+    grown_source: ModelSource
+    provider: str
+    seed: int
+    variants: tuple[Variant, ...]
+
+    def feeds(self) -> list[Mapping[str, Any]]:
+        return [feeds for variant in self.variants for feeds in variant.feeds]
+
+    def certificate(self) -> TierResult:
+        """The certificate at every set of sizes; passed when all of them pass."""
+        found = []
+        for variant in self.variants:
+            before = _concrete(self.original, variant)
+            try:
+                after = _concrete(self.grown, variant)
+            except UnsupportedError as e:
+                finding = Finding("result", f"its shapes cannot be found: {e.reason}")
+                return TierResult("certificate", TierStatus.FAILED, {}, (finding,))
+            found.append(certificate.certify(self.original, self.grown, self.growth_map, before, after))
+        worst = next((t for s in (TierStatus.FAILED, TierStatus.NOT_RUN) for t in found if t.status is s), found[0])
+        figures = dict(worst.figures) | {"input_shapes": [_plain_shapes(v) for v in self.variants]}
+        return TierResult("certificate", worst.status, figures, worst.findings, sum(t.seconds for t in found))
+
+    def float64(self) -> TierResult:
+        """Two runs: one for each set of sizes, or both feeds of the only one."""
+        feeds = [v.feeds[0] for v in self.variants] if len(self.variants) > 1 else self.feeds()
+        return float64.run_tier(self.original, self.grown, self.growth_map, feeds, seed=self.seed)
+
+    def alive(self) -> tuple[AliveResult, ...]:
+        """Which new channels can learn."""
+        shapes = concretize(self.grown, self.variants[0].shapes).shapes
+        return alive.check(self.grown, self.growth_map, self.feeds(), self.seed, shapes)
+
+    def runtime(self) -> TierResult:
+        concrete = concretize(self.grown, self.variants[0].shapes)
+        pairs = compared_pairs(self.original, self.grown, self.growth_map, concrete)
+        return runtime.run_tier(
+            self.original_source,
+            self.grown_source,
+            self.feeds(),
+            self.provider,
+            self.growth_map,
+            pairs,
+            self.seed,
+        )
+
+
+def _stored_map(grown: ir.Model) -> GrowthMap | None:
+    try:
+        return GrowthMap.of_model(grown.metadata_props)
+    except ValueError as e:
+        raise BadInputError(f"metadata {METADATA_KEY}", str(e), "verify with a growth map of its own") from e
+
+
+def _source(model: ir.Model, path: Path | None) -> ModelSource:
+    return ModelSource.of(save_bytes(model) if path is None else path)
+
+
+def _not_run(name: str, reason: str) -> TierResult:
+    return TierResult(name, TierStatus.NOT_RUN, {}, (Finding(name, reason),))
+
+
+def _concrete(model: ir.Model, variant: Variant) -> Concrete:
+    return complete(model, concretize(model, variant.shapes), variant.feeds[0])
+
+
+def _plain_shapes(variant: Variant) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in variant.shapes.items()}
+
+
+def _conclude(
+    growth_map: GrowthMap,
+    results: Sequence[TierResult],
+    living: tuple[AliveResult, ...],
+    max_change: float | None,
+    frozen: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+) -> Report:
+    """The verdict: equivalent only when every tier passed and every channel set that grew can learn."""
+    remarks = list(notes)
+    status = {t.name: t.status for t in results}
+    change = None
+    if not growth_map.exact:
+        change = _change(results)
+        if status["accounting"] is TierStatus.FAILED:
+            verdict = Verdict.NOT_EQUIVALENT
+        elif status["accounting"] is TierStatus.PASSED and change is not None:
+            verdict = Verdict.CHANGED
+        else:
+            verdict = Verdict.UNPROVED
+            remarks.append("the change of the outputs could not be measured")
+    elif TierStatus.FAILED in status.values():
+        verdict = Verdict.NOT_EQUIVALENT
+    elif TierStatus.NOT_RUN in status.values():
+        verdict = Verdict.UNPROVED
+    else:
+        verdict = Verdict.EQUIVALENT
+    dead = [a for a in living if a.alive == 0]
+    remarks += [f"{a.name}: none of its {a.channels} new channels can learn: {a.note}" for a in dead]
+    if dead and verdict in (Verdict.EQUIVALENT, Verdict.CHANGED):
+        verdict = Verdict.UNPROVED
+    return Report(verdict, tuple(results), living, change, max_change, tuple(frozen), tuple(remarks))
+
+
+def _change(results: Sequence[TierResult]) -> float | None:
+    """Largest relative change of the outputs over the measuring tiers; None unless both measured a finite one."""
+    found = [t.figures.get("outputs_difference") for t in results if t.name in ("float64", "runtime")]
+    if not found or not all(isinstance(x, float) and np.isfinite(x) for x in found):
+        return None
+    return max(float(x) for x in found if x is not None)

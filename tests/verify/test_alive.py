@@ -1,0 +1,195 @@
+"""Alive check: sets that can learn, sets that cannot, and what each activation does at exactly zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from by_hand import appended, grow, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
+
+from onnxgrow.growth_map import GrowthMap, SetGrowth
+from onnxgrow.verify.alive import check
+from onnxgrow.verify.sites import entries
+
+RNG = np.random.default_rng(5)
+X = {"x": RNG.normal(size=(16, 6)).astype(np.float32)}
+IMAGES = {"x": RNG.normal(size=(2, 3, 9, 9)).astype(np.float32)}
+
+
+def with_activation(body: str, method: str = "zero-fan-in", **extra: np.ndarray):
+    """An MLP whose hidden activation is ``body`` (h → a), grown by hand."""
+    text = f"""<ir_version: 8, opset_import: ["" : 20]> g (float[N,6] x) => (float[N,3] y) {{
+        h = Gemm(x, w1, b1)  {body}  y = Gemm(a, w2, b2) }}"""
+    base = mlp()
+    model = text_model(text, {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")} | extra)
+    return grown_mlp(model, method=method)
+
+
+@pytest.mark.parametrize(("make", "feeds", "count"), [(grown_mlp, X, 3), (grown_cnn, IMAGES, 2)])
+def test_zero_fan_out_is_alive_through_its_readers(make, feeds, count: int) -> None:
+    _, grown, growth = make()
+    (found,) = check(grown, growth, [feeds])
+    assert (found.name, found.channels, found.alive) == ("w1", count, count)
+    assert "readers" in found.note
+
+
+@pytest.mark.parametrize(
+    ("body", "alive"),
+    [
+        ("a = Identity(h)", 3),
+        ("a = Tanh(h)", 3),
+        ("a = LeakyRelu(h)", 3),
+        ("a = Gelu(h)", 3),
+        ("a = HardSwish(h)", 3),
+        ("a = Relu(h)", 0),
+        ("a = Abs(h)", 0),
+        ("a = Mul(h, h)", 0),
+    ],
+)
+def test_zero_fan_in_is_alive_where_the_activation_has_a_slope_at_zero(body: str, alive: int) -> None:
+    _, grown, growth = with_activation(body)
+    (found,) = check(grown, growth, [X])
+    assert found.alive == alive, found.note
+    if alive:
+        assert "writers" in found.note
+
+
+def test_zeros_on_both_sides_are_dead() -> None:
+    _, grown, growth = grown_mlp()
+    w = weight(grown, "w1")
+    w[:, 4:] = 0
+    set_weight(grown, "w1", w)
+    set_weight(grown, "b1", np.concatenate([weight(grown, "b1")[:4], np.zeros(3, np.float32)]))
+    (found,) = check(grown, growth, [X])
+    assert found.alive == 0
+    assert found.note
+
+
+def test_channels_that_are_off_on_all_inputs_are_counted_out() -> None:
+    _, grown, growth = grown_mlp()
+    b = weight(grown, "b1")
+    b[5:] = -1000  # two of three units never fire
+    set_weight(grown, "b1", b)
+    assert check(grown, growth, [X])[0].alive == 1
+    b[4:] = -1000
+    set_weight(grown, "b1", b)
+    assert check(grown, growth, [X])[0].alive == 0
+
+
+def test_a_second_input_can_bring_a_channel_to_life() -> None:
+    _, grown, growth = grown_mlp()
+    b = weight(grown, "b1")
+    b[4:] = -50
+    set_weight(grown, "b1", b)
+    assert check(grown, growth, [X])[0].alive == 0
+    large = {"x": X["x"] * 1000}
+    assert check(grown, growth, [X, large])[0].alive == 3
+
+
+def test_nothing_is_said_where_the_old_channels_are_dead_too() -> None:
+    base = mlp()
+    set_weight(base, "b1", np.full(4, -1000, np.float32))
+    _, grown, growth = grown_mlp(base)
+    set_weight(grown, "b1", np.full(7, -1000, np.float32))
+    (found,) = check(grown, growth, [X])
+    assert found.alive is None
+    assert "old channels" in found.note
+
+
+def test_an_output_that_does_not_move_makes_a_set_dead() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,3] y) {
+        h = Gemm(x, w1, b1)  a = Relu(h)  z = Gemm(a, w2, b2)  y = Mul(z, o) }"""
+    base = mlp()
+    weights = {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")}
+    for value, alive in ((np.zeros(3, np.float32), 0), (np.ones(3, np.float32), 3)):
+        _, grown, growth = grown_mlp(text_model(text, weights | {"o": value}))
+        assert check(grown, growth, [X])[0].alive == alive
+
+
+def test_one_dead_set_does_not_hide_among_live_ones() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,2] y) {
+        h = MatMul(x, u)  a = Relu(h)  i = MatMul(a, v)  b = Relu(i)  y = MatMul(b, w) }"""
+    shapes = {"u": (6, 4), "v": (4, 5), "w": (5, 2)}
+    model = text_model(text, {n: RNG.normal(size=s).astype(np.float32) for n, s in shapes.items()})
+    first, second = appended(4, 6), appended(5, 8)
+    grown, growth = grow(
+        model,
+        {"u": {1: first}, "v": {0: first, 1: second}, "w": {0: second}},
+        {"h": {1: first}, "a": {1: first}, "i": {1: second}, "b": {1: second}},
+        (SetGrowth("u", 4, 6, ("u",), ("v",)), SetGrowth("v", 5, 8, ("v",), ("w",))),
+        {"v": 0, "w": 0},
+    )
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 3]
+    v = weight(grown, "v")
+    v[:, 5:] = 0  # the second set's writers; its readers are zero as well
+    set_weight(grown, "v", v)
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 0]
+
+
+def test_a_weight_behind_a_transpose_is_followed_to_its_reader() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,3] y) {
+        h = Gemm(x, w1, b1)  a = Relu(h)  t = Transpose(w2)  y = Gemm<transB = 1>(a, t, b2) }"""
+    base = mlp()
+    _, grown, growth = grown_mlp(text_model(text, {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")}))
+    assert check(grown, growth, [X])[0].alive == 3
+
+
+def test_what_cannot_be_measured_is_not_called_alive() -> None:
+    _, grown, growth = with_activation("r = RandomNormalLike(h)  a = Add(h, r)", "zero-fan-out")
+    (found,) = check(grown, growth, [X])
+    assert found.alive is None
+    assert "RandomNormalLike" in found.note
+    _, grown, growth = grown_mlp()
+    nobody = GrowthMap(sets=(SetGrowth("w1", 4, 7, ("w1",), ()),), values=growth.values, tensors=growth.tensors)
+    assert check(grown, nobody, [X])[0].alive is None
+
+
+def test_nothing_grew_nothing_is_reported() -> None:
+    assert check(mlp(), GrowthMap(), [X]) == ()
+
+
+def test_entries_can_be_limited_to_what_reads_or_what_writes() -> None:
+    axes = {0: appended(2, 3), 1: appended(1, 2)}
+    assert np.array_equal(entries((3, 2), axes), [[False, True], [False, True], [True, True]])
+    assert np.array_equal(entries((3, 2), {0: axes[0]}), [[False, False], [False, False], [True, True]])
+    assert np.array_equal(entries((3, 2), axes, {0}), [[False, True], [False, True], [False, False]])
+
+
+ATTENTION = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,N] y) {
+    q = MatMul(x, wq)  k = MatMul(x, wk)  t = Transpose<perm = [1, 0]>(k)  y = MatMul(q, t) }"""
+
+
+@pytest.mark.parametrize(("zero", "alive"), [({"wk"}, 2), ({"wq"}, 2), ({"wq", "wk"}, 0)])
+def test_channels_that_two_computed_values_sum_over_need_one_side_alive(zero: set[str], alive: int) -> None:
+    model = text_model(ATTENTION, {n: RNG.normal(size=(6, 4)).astype(np.float32) for n in ("wq", "wk")})
+    axis = appended(4, 6)
+    grown, growth = grow(
+        model,
+        {"wq": {1: axis}, "wk": {1: axis}},
+        {"q": {1: axis}, "k": {1: axis}, "t": {0: axis}},
+        (SetGrowth("wq", 4, 6, ("wq", "wk"), ()),),
+        dict.fromkeys(zero, 1),
+    )
+    (found,) = check(grown, growth, [X])
+    assert found.alive == alive, found.note
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_square_weights_are_moved_on_the_writing_axis_only(size: int) -> None:
+    # v reads and writes sets of the same sizes: moving its zeros would make the dead second set look alive
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,2] y) {
+        a = MatMul(x, u)  b = MatMul(a, v)  y = MatMul(b, w) }"""
+    shapes = {"u": (6, size), "v": (size, size), "w": (size, 2)}
+    model = text_model(text, {n: RNG.normal(size=s).astype(np.float32) for n, s in shapes.items()})
+    axis = appended(size, size + 2)
+    grown, growth = grow(
+        model,
+        {"u": {1: axis}, "v": {0: axis, 1: axis}, "w": {0: axis}},
+        {"a": {1: axis}, "b": {1: axis}},
+        (SetGrowth("u", size, size + 2, ("u",), ("v",)), SetGrowth("v", size, size + 2, ("v",), ("w",))),
+        {"v": 0, "w": 0},
+    )
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 2]
+    v = weight(grown, "v")
+    v[:, size:] = 0
+    set_weight(grown, "v", v)
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 0]
