@@ -195,7 +195,7 @@ def verify(
         BadInputError: A model cannot be read, or its growth map is malformed.
         GrowError: ONNX Runtime cannot run the original, or the inputs do not fit.
     """
-    from onnxgrow.verify.verify import verify as run
+    from onnxgrow.verify.judge import verify as run
 
     before, after = load(original), load(grown)
     try:

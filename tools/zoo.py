@@ -38,7 +38,7 @@ from onnxgrow.plan import PlannedSet, Target, WidenPlan, WidenRequest, plan_wide
 from onnxgrow.verify import accounting, certificate
 from onnxgrow.verify.report import TierStatus, Verdict
 from onnxgrow.verify.sessions import ModelSource, open_session
-from onnxgrow.verify.verify import verify
+from onnxgrow.verify.judge import verify
 from tools.fetch_zoo import default_cache, fetch, load_manifest
 from tools.zoo_inputs import ZOO_INPUTS, inputs_for
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import onnx_ir as ir
+
 from onnxgrow.algebra import Forest, Kind, Term
 from onnxgrow.analysis.cost import Cost, Weight
 from onnxgrow.analysis.demand import grants
@@ -73,6 +75,16 @@ class Analysis:
         """Parameters and floating-point operations as functions of a growth."""
         return Cost(self.dims, self.weights)
 
+    @cached_property
+    def makers(self) -> dict[Term, list[ir.Node]]:
+        """Atom → nodes that compute a value with the atom on an axis, producers first."""
+        found: dict[Term, list[ir.Node]] = {}
+        for node in self.network.nodes:
+            terms = [t for o in node.outputs if o.name for t in self.dims.values.get(o.name) or ()]
+            for leaf in dict.fromkeys(leaf for t in terms for leaf in self.dims.forest.leaves(t)):
+                found.setdefault(leaf, []).append(node)
+        return found
+
     def channel_axes(self, weight: Weight) -> Iterator[tuple[int, Term]]:
         """(axis, term) of the channel axes of a weight."""
         terms = self.dims.at((weight.use.node, weight.use.index)) or []
@@ -133,7 +145,7 @@ def _freeze_unfollowable(result: Analysis) -> None:
     dims = result.dims
     while True:
         writers, readers = _roles(result)
-        multiplied = _multiplied(dims)
+        multiplied = dims.contracted
         candidates = [a for a in writers if (a in readers or a in multiplied) and not a.frozen]
         growth = {atom: 1 + i % 7 for i, atom in enumerate(candidates)}
         patches = find_patches(dims, growth)
@@ -145,16 +157,6 @@ def _freeze_unfollowable(result: Analysis) -> None:
                     frozen = True
         if not frozen:
             return
-
-
-def _multiplied(dims: Dimensions) -> set[Term]:
-    """Atoms over which two computed values are multiplied and summed: the product reads them."""
-    return {
-        leaf
-        for node in dims.network.nodes
-        for (index, axis), _ in dims.declared[node].contractions
-        for leaf in dims.forest.leaves((dims.at((node, index)) or [])[axis])
-    }
 
 
 def _freeze_undemandable(dims: Dimensions, atoms: Iterable[Term]) -> bool:
@@ -173,7 +175,7 @@ def _describe(result: Analysis) -> list[ChannelSet]:
     atoms = list(dict.fromkeys([*writers, *readers]))
     atoms = [a for a in atoms if a.size > 1 or a.frozen]
     cost = result.cost
-    multiplied = _multiplied(result.dims)
+    multiplied = result.dims.contracted
     names = unique(_name(result, a, writers.get(a, []), readers.get(a, [])) for a in atoms)
     sets = []
     for name, atom in zip(names, atoms, strict=True):

@@ -57,25 +57,22 @@ def grants(dims: Dimensions, growth: Growth) -> tuple[list[Grant], list[Refusal]
     """The zeros that a growth demands of constants, for all products of computed values it touches."""
     granted: list[Grant] = []
     refused: list[Refusal] = []
-    for node in dims.network.nodes:
-        for (i, axis_i), (j, axis_j) in dims.declared[node].contractions:
-            terms = dims.at((node, i))
-            if terms is None or not dims.grows([terms[axis_i]], growth):
-                continue
-            new = layout(dims.forest, terms[axis_i], growth) < 0
-            errors = []
-            for index, axis in ((i, axis_i), (j, axis_j)):
-                operand = dims.at((node, index)) or []
-                masks = tuple(new if k == axis else None for k in range(len(operand)))
-                try:
-                    granted += _Demand(dims, growth).at((node, index), masks)
-                except _NoGrantError as e:
-                    errors.append(str(e))
-                else:
-                    break
+    touched = sorted({position for atom in growth for position in dims.contracted.get(atom, ())})
+    for node, (i, axis_i), (j, axis_j) in (dims.contractions[position] for position in touched):
+        new = layout(dims.forest, (dims.at((node, i)) or [])[axis_i], growth) < 0
+        errors = []
+        for index, axis in ((i, axis_i), (j, axis_j)):
+            operand = dims.at((node, index)) or []
+            masks = tuple(new if k == axis else None for k in range(len(operand)))
+            try:
+                granted += _Demand(dims, growth).at((node, index), masks)
+            except _NoGrantError as e:
+                errors.append(str(e))
             else:
-                label = f"{node.op_type} {node.name or next((o.name for o in node.outputs if o.name), '')}"
-                refused.append(Refusal(Reason(label, axis_i, f"neither operand can be zero there: {errors[0]}")))
+                break
+        else:
+            label = f"{node.op_type} {node.name or next((o.name for o in node.outputs if o.name), '')}"
+            refused.append(Refusal(Reason(label, axis_i, f"neither operand can be zero there: {errors[0]}")))
     return granted, refused
 
 
@@ -191,7 +188,7 @@ def _reshape(d: _Demand, node: ir.Node, output: int, masks: Masks, depth: int) -
     for (i0, i1), (o0, o1) in blocks(ins, outs):
         if all(masks[k] is None for k in range(o0, o1)):
             continue
-        whole = np.ones(outs[o0:o1], bool)
+        whole: Mask = np.ones(outs[o0:o1], bool)
         for k in range(o0, o1):
             mask = masks[k]
             if mask is not None:
@@ -200,9 +197,9 @@ def _reshape(d: _Demand, node: ir.Node, output: int, masks: Masks, depth: int) -
         rebuilt = np.ones_like(whole)
         for k in range(i0, i1):
             others = tuple(q - i0 for q in range(i0, i1) if q != k)
-            mask = whole.any(axis=others)
-            back[k] = None if mask.all() else mask
-            rebuilt &= mask.reshape([-1 if q == k else 1 for q in range(i0, i1)])
+            along: Mask = np.asarray(whole.any(axis=others))
+            back[k] = None if along.all() else along
+            rebuilt &= along.reshape([-1 if q == k else 1 for q in range(i0, i1)])
         if not np.array_equal(rebuilt, whole):
             raise _NoGrantError(f"{node.op_type} spreads the entries over several axes")
     return d.at((node, 0), tuple(back), depth)

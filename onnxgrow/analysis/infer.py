@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.algebra import Forest, Growth, grows, layout
+from onnxgrow.algebra import Forest, Growth, Term, grows, layout
 from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.shape_flow import ShapeFlow
 from onnxgrow.rules import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable, find_rule
@@ -49,6 +50,21 @@ class Dimensions:
         if value is None or not value.name:
             return None
         return self.sites.get(site) or self.values.get(value.name)
+
+    @cached_property
+    def contracted(self) -> dict[Term, list[int]]:
+        """Atom → positions in :attr:`contractions` of those over it. To be read once the terms are final."""
+        found: dict[Term, list[int]] = {}
+        for position, (node, (index, axis), _) in enumerate(self.contractions):
+            terms = self.at((node, index))
+            for leaf in dict.fromkeys(self.forest.leaves(terms[axis]) if terms else ()):
+                found.setdefault(leaf, []).append(position)
+        return found
+
+    @cached_property
+    def contractions(self) -> list[tuple[ir.Node, tuple[int, int], tuple[int, int]]]:
+        """(node, (input, axis), (input, axis)) of computed values multiplied and summed over, in network order."""
+        return [(n, a, b) for n in self.network.nodes for a, b in self.declared[n].contractions]
 
     def linears(self) -> list[LinearUse]:
         """All uses of weights, in the order of the nodes."""

@@ -28,6 +28,9 @@ TypeOf = tuple[ir.DataType, tuple[int, ...]]
 # Known inputs up to this size are passed to ONNX's inference, which looks at shape operands only.
 _DATA_LIMIT = 4096
 
+# Among floating-point operands it looks at scalars (sizes of ranges) and at the scales of these ops.
+_SCALED = frozenset(["Resize", "Upsample"])
+
 # The outputs' sizes depend on data, but are at most the rank of the input times its size.
 _NO_LARGER = frozenset(["NonZero", "Compress", "Unique"])
 
@@ -219,7 +222,7 @@ class _State:
                 schema,
                 ir.serde.serialize_node(node),
                 {name: self.types[name] for name in names},
-                {name: data for name in names if (data := self.operand(name)) is not None},
+                {name: data for name in names if (data := self.operand(node, name)) is not None},
                 opset_imports=self.opset_protos,
                 ir_version=self.model.ir_version,
             )
@@ -274,9 +277,12 @@ class _State:
                 self.schemas[key] = None
         return self.schemas[key], f"ONNX has no schema for {label}"
 
-    def operand(self, name: str) -> onnx.TensorProto | None:
+    def operand(self, node: ir.Node, name: str) -> onnx.TensorProto | None:
         """A small known value as data for inference."""
-        if math.prod(self.shapes.get(name, (_DATA_LIMIT + 1,))) > _DATA_LIMIT:
+        size = math.prod(self.shapes.get(name, (_DATA_LIMIT + 1,)))
+        if size > _DATA_LIMIT:
+            return None
+        if size > 1 and self.dtypes[name].is_floating_point() and node.op_type not in _SCALED:
             return None
         if name not in self.data:
             value = self.known(name)

@@ -159,7 +159,7 @@ def prove(original: ir.Model, grown_model: ir.Model, grown: Grown, proof: Proof)
     Raises:
         NotEquivalentError: The verdict does not allow the result to be used.
     """
-    from onnxgrow.verify.verify import verify
+    from onnxgrow.verify.judge import verify
 
     report = verify(
         original,

@@ -133,9 +133,13 @@ class TensorGrower:
         ]
 
     def _parameter(self, piece: Piece, shape: tuple[int, ...], old: Array) -> Array:
-        """Neutral entries; where an op has none, entries of its own (the first along each grown axis)."""
+        """Neutral entries; where an op has none, entries of its own (the first along each grown axis).
+
+        Of several uses, one that has to keep zeros zero decides where the method relies on them.
+        """
         fills = {r.fill for r in piece.roles}
-        value = fills.pop() if len(fills) == 1 else None
+        decides = self.plan.request.method == "zero-fan-in" and 0.0 in fills
+        value = 0.0 if decides else fills.pop() if len(fills) == 1 else None
         if value is not None:
             return np.full(shape, value, old.dtype)
         first = [

@@ -143,7 +143,7 @@ def plan_widen(analysis: Analysis, request: WidenRequest) -> WidenPlan:
         if new <= channel_set.size:
             skipped[channel_set.name] = f"it has {channel_set.size} channels already"
             continue
-        problem = zero_path_problem(analysis, channel_set) if request.method == "zero-fan-in" else ""
+        problem = _method_problem(analysis, channel_set, request.method)
         if problem:
             skipped[channel_set.name] = problem
             continue
@@ -155,6 +155,15 @@ def plan_widen(analysis: Analysis, request: WidenRequest) -> WidenPlan:
     if unsolved:
         raise UnsupportedError(unsolved[0].reason.node, unsolved[0].reason.why, "select fewer layers")
     return WidenPlan(request, tuple(planned), skipped, tuple(_notes(request, planned)), *_totals(analysis, growth))
+
+
+def _method_problem(analysis: Analysis, channel_set: ChannelSet, method: str) -> str:
+    """Why a growable set cannot grow by this method; empty when it can."""
+    if method == "zero-fan-in":
+        return zero_path_problem(analysis, channel_set)
+    if method == "net2wider" and channel_set.atom in analysis.dims.contracted:
+        return "two computed values are multiplied over it: channels that are copied on both sides would count twice"
+    return ""
 
 
 def _nothing_grows(request: WidenRequest, skipped: Mapping[str, str]) -> UnsupportedError:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Term
 from onnxgrow.analysis import Analysis, ChannelSet
-from onnxgrow.analysis.network import node_key
+from onnxgrow.analysis.network import Network, node_key
 from onnxgrow.rules import Terms
 
 __all__ = ["zero_path_problem", "zero_values"]
@@ -38,6 +38,8 @@ def zero_path_problem(analysis: Analysis, channel_set: ChannelSet) -> str:
     """Why zero fan-in is impossible or pointless for a set; empty when it works."""
     if any(not w.use.in_axes and w.use.data >= 0 for w in channel_set.writers):
         return "a depthwise multiplier writes it: its zeros would also stop the channels it passes on"
+    if channel_set.atom in analysis.dims.contracted:
+        return "two computed values are multiplied over it: with zeros on both sides neither would learn"
     zero, culprit = _follow(analysis, channel_set)
     for reader in channel_set.readers:
         value = reader.use.node.inputs[reader.use.data]
@@ -58,24 +60,45 @@ def _follow(analysis: Analysis, channel_set: ChannelSet) -> tuple[set[str], dict
     writers = {w.use.node for w in channel_set.writers}
     zero: set[str] = set()
     culprit: dict[str, str] = {}
-    for node in dims.network.nodes:
+    for node in analysis.makers.get(atom, ()):
         outputs = [o.name for o in node.outputs if o.name and _has(dims.values.get(o.name), atom, analysis)]
-        if not outputs:
-            continue
         carriers = [
             (i, v.name)
             for i, v in enumerate(node.inputs)
             if v is not None and v.name and _has(dims.at((node, i)), atom, analysis)
         ]
         computed = [(i, n) for i, n in carriers if n not in dims.network.derived]
-        why = ""
+        why = _one_bias(node, [i for i, _ in carriers]) if node in writers else ""
         if node not in writers or computed:
-            why = _through(node, computed, len(carriers) - len(computed), zero, culprit)
+            why = why or _border(node, dims.network)
+            why = why or _through(node, computed, len(carriers) - len(computed), zero, culprit)
         if why:
             culprit.update(dict.fromkeys(outputs, why))
         else:
             zero.update(outputs)
     return zero, culprit
+
+
+def _one_bias(node: ir.Node, carriers: list[int]) -> str:
+    """Why a writer's zeros do not make zeros: its bias has no entry per channel, so new channels get the old one."""
+    given = node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None
+    return f"Gemm {node.name or node_key(node)} has one bias for all channels" if given and 2 not in carriers else ""
+
+
+def _border(node: ir.Node, network: Network) -> str:
+    """Why entries that a node adds around its data are not zero; empty when they are, or when it adds none."""
+    value = 0.0
+    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
+        value = node.attributes.get_float("value", 0.0)
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        if given is not None and given.name:
+            known = network.concrete.values.get(given.name) if given.name in network.derived else None
+            value = float("nan") if known is None else float(known.reshape(-1)[0])
+    elif node.op_type == "Resize":
+        value = node.attributes.get_float("extrapolation_value", 0.0)
+    return (
+        "" if value == 0 else f"{node.op_type} {node.name or node_key(node)} borders its data with values other than 0"
+    )
 
 
 def _has(terms: Terms | None, atom: Term, analysis: Analysis) -> bool:
@@ -94,6 +117,8 @@ def _through(
     upstream = next((culprit[n] for _, n in computed if n in culprit), "")
     if node.op_type in FLAT:
         return upstream or f"zero fan-in would be exact but dead: {label} passes no gradient at 0"
+    if node.op_type == "Concat" and filled:
+        return upstream or f"{label} joins constants that have these channels"
     zeros = [i for i, n in computed if n in zero]
     if node.op_type in KEEPS and zeros:
         return "" if len(zeros) == len(computed) else upstream

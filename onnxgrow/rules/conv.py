@@ -16,6 +16,7 @@ __all__: list[str] = []
 
 SPATIAL = "a convolution slides over it"
 KERNEL = "it is a kernel axis"
+WHOLE_GROUPS = "it counts the groups of a transposed convolution"
 
 
 @register("Conv")
@@ -51,7 +52,8 @@ def conv_transpose(op: NodeContext) -> Sequence[Terms | None]:
         op.linear(1, [1], [0], data=0)
     else:
         channels = op.shape(1)[0]
-        group = op.forest.atom(groups)
+        # A weight [C, M/group] sums a row over its own group only, which in_axes cannot say unless a group is a row.
+        group = op.forest.atom(groups) if channels == groups else op.fresh(groups, WHOLE_GROUPS, 0)
         op.unify(w[0], op.forest.product((group, op.forest.atom(channels // groups))), "its channels do not divide")
         out = op.forest.product((group, w[1]))
         op.linear(1, [1], [] if channels == groups else [0], data=0)

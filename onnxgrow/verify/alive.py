@@ -86,8 +86,8 @@ class _Probe:
         self.layout = Layout(base, growth_map, shapes)
         self.tensors = tensors_of(base.graph)
         self.sites = {s.name: self._sites(s) for s in sets}
-        writers = {name for s in sets for name in s.writers}
-        readers = {name for s in sets for name in s.readers}
+        writers = self.layout.tensors_named(name for s in sets for name in s.writers)
+        readers = self.layout.tensors_named(name for s in sets for name in s.readers)
         self.runs = {
             "base": base,
             "up": prepare(model, self._moved(writers, seed, 1.0, reading=False)),
@@ -100,8 +100,14 @@ class _Probe:
         self.outputs_moved = False
 
     def _sites(self, s: SetGrowth) -> list[Site]:
-        found = [site for reader in s.readers for site in self.layout.reading_sites(reader)]
-        return found or self.layout.contractions(s.writers)
+        arrived, contractions = self.layout.written(self.layout.tensors_named(s.writers))
+        found = []
+        for name in s.readers:
+            pieces = self.layout.tensors_named([name])
+            sites = [site for piece in pieces for site in self.layout.reading_sites(piece)]
+            # pieces of a weight that was shared may read other sets
+            found += [site for site in sites if site.value in arrived] if len(pieces) > 1 else sites
+        return found or contractions
 
     def _moved(self, names: Iterable[str], seed: int, sign: float, reading: bool) -> dict[str, Array]:
         """The named tensors with new entries moved by a probe: those that read new channels, or those that write some.
@@ -182,7 +188,8 @@ class _Probe:
             return AliveResult(s.name, count, alive_channels, note)
         if all(site.reader for site in sites) and not any(self.old_active[site] for site in sites):
             return AliveResult(s.name, count, None, "the old channels are dead on these inputs, too")
-        return AliveResult(s.name, count, 0, "no gradient reaches its readers or its writers on these inputs")
+        note = "no gradient reaches its readers or its writers on these inputs"
+        return AliveResult(s.name, count, 0, note, hopeless=not any(map(self._writes, self.layout.tensors_named(s.writers))))
 
     @staticmethod
     def _note(site: Site, through_readers: bool) -> str:
@@ -190,6 +197,15 @@ class _Probe:
             return f"moving its writers moves {site.value}; all channels together"
         side = "readers" if through_readers else "writers"
         return f"gradient reaches the {side}; measured at {site.value}, which {site.reader} reads"
+
+    def _writes(self, writer: str) -> bool:
+        """Whether a writer's entries that make new channels hold anything but zeros."""
+        growth, tensor = self.growth_map.tensors.get(writer), self.tensors.get(writer)
+        if growth is None or tensor is None:
+            return False
+        array = to_float64(tensor.numpy())
+        writing = self.layout.writing_axes(writer, growth, array.ndim)
+        return bool(np.any(array[entries(array.shape, {a: m for a, m in growth.axes.items() if a in writing})]))
 
     def _reads(self, reader: str) -> bool:
         """Whether a reader's entries that combine old outputs with new inputs hold anything but zeros."""

@@ -63,12 +63,14 @@ class AliveResult:
         channels: Number of new channels.
         alive: Number of them that get a gradient (through their reader or writer weights); None if not measured.
         note: How it was found, or why it could not be.
+        hopeless: Whether no input could wake it: both sides are zero. A set that is merely off on these inputs is not.
     """
 
     name: str
     channels: int
     alive: int | None
     note: str = ""
+    hopeless: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,10 @@ class Report:
                 }
                 for t in self.tiers
             ],
-            "alive": [{"name": a.name, "channels": a.channels, "alive": a.alive, "note": a.note} for a in self.alive],
+            "alive": [
+                {"name": a.name, "channels": a.channels, "alive": a.alive, "note": a.note, "hopeless": a.hopeless}
+                for a in self.alive
+            ],
             "frozen": [dict(f) for f in self.frozen],
             "notes": list(self.notes),
         }

@@ -65,6 +65,19 @@ class Layout:
             for v in (*prepared.graph.inputs, *prepared.graph.initializers.values(), *prepared.by_name.values())
         }
 
+        self.pieces: dict[str, list[str]] = {}
+        for name, growth in growth_map.tensors.items():
+            if growth.axes:
+                self.pieces.setdefault(growth.of or name, []).append(name)
+
+    def tensors_named(self, names: Iterable[str]) -> list[str]:
+        """The tensors of the result that hold what the original has under ``names``.
+
+        A weight that a node computed from constants becomes a new initializer, and one that an exporter merged from
+        several may fall into pieces of names of their own: the map's ``of`` leads to them.
+        """
+        return list(dict.fromkeys(piece for name in names for piece in self.pieces.get(name, [name])))
+
     def is_data(self, value: ir.Value) -> bool:
         """Whether a value depends on the graph's inputs."""
         return self.kinds.get(value, Origin()).data
@@ -104,11 +117,16 @@ class Layout:
                         found.append(Site(reader, str(value.name), axis))
         return found
 
-    def contractions(self, writers: Iterable[str]) -> list[Site]:
-        """Products of two computed values in which the channels that ``writers`` write are summed up."""
+    def written(self, writers: Iterable[str]) -> tuple[set[str], list[Site]]:
+        """Where the channels that ``writers`` write arrive.
+
+        Returns:
+            Names of the grown values up to the next weights, and the products of two computed values in which the
+            channels are summed up.
+        """
         grown: set[ir.Value] = set()
         starts = {node for name in writers for node, _ in self.data_nodes(name)}
-        found = []
+        contractions = []
         for node in self.prepared.order:
             inputs = [v for v in node.inputs if v is not None]
             reached = [v for v in inputs if v in grown]
@@ -116,10 +134,10 @@ class Layout:
                 grown.update(v for v in node.outputs if axes_of(v.name or "", self.growth_map))
             elif reached and node.op_type == "MatMul" and all(self.is_data(v) for v in inputs):
                 if any(self._summed(v, inputs.index(v)) for v in reached):
-                    found.append(Site("", str(node.outputs[0].name)))
+                    contractions.append(Site("", str(node.outputs[0].name)))
             elif reached and node.op_type not in _LINEAR:
                 grown.update(v for v in node.outputs if axes_of(v.name or "", self.growth_map))
-        return found
+        return {v.name or "" for v in grown}, contractions
 
     def _summed(self, value: ir.Value, index: int) -> bool:
         axes = axes_of(value.name or "", self.growth_map)

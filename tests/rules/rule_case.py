@@ -8,6 +8,11 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from support import TOLERANCE, Weight, analysis_of, differences, grow_sets, model_of
 
+from onnxgrow.analysis import Analysis
+from onnxgrow.concrete.values import constants
+from onnxgrow.errors import UnsupportedError
+from onnxgrow.plan import Target, WidenRequest, plan_widen
+
 __all__ = ["Case", "Frozen", "check_frozen", "check_growth"]
 
 
@@ -68,7 +73,23 @@ def check_growth(case: Case) -> None:
         assert grown.changes.tensors
         for changed in differences(model, grown.model, case.dynamic):
             assert changed <= TOLERANCE, added
-        ir.to_proto(grown.model)
+    for method in ("zero-fan-in", "net2wider"):
+        check_method(case, model, analysis, method)
+
+
+def check_method(case: Case, model: ir.Model, analysis: Analysis, method: str) -> None:
+    """The other methods: what their plan accepts keeps the outputs too; what it refuses it refuses with a reason."""
+    request = WidenRequest(method=method, target=Target(add=2))
+    try:
+        plan = plan_widen(analysis, request)
+        grown = grow_sets(model, analysis, {p.channel_set.name: p.added for p in plan.sets}, request)
+        for name in grown.changes.tensors:
+            constants(grown.model)[name].numpy()
+    except UnsupportedError as error:
+        assert error.reason  # noqa: PT017 - a refusal is one of two right answers here
+        return
+    for changed in differences(model, grown.model, case.dynamic):
+        assert changed <= TOLERANCE, method
 
 
 def check_frozen(case: Frozen) -> None:

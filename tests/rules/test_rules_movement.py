@@ -37,7 +37,7 @@ CASES = [
     head("Flatten of NCHW", "a = Flatten(h)"),
     head("Flatten of NHWC", f"t = Transpose {NHWC} (h) a = Flatten(t)"),
     head("Flatten on a negative axis", "a = Flatten <axis = -3> (h)", opset=13),
-    head("Flatten as a Reshape with −1", "a = Reshape(h, to)", to=ints(0, -1)),
+    head("Flatten as a Reshape with -1", "a = Reshape(h, to)", to=ints(0, -1)),
     head("Flatten as a Reshape with a size", "a = Reshape(h, to)", to=ints(-1, 64)),
     head("Reshape of opset 1 to 5", "a = Reshape(h, to)", opset=7, to=ints(0, 64)),
     head("Flatten of opset 9", "a = Flatten(h)", opset=9),
@@ -76,7 +76,8 @@ CASES = [
     ),
     Case(
         "pixel shuffle",
-        '(float[N,3,4,4] x) => (float[N,5,8,8] y) { h = Conv(x, wa) a = DepthToSpace <blocksize = 2, mode = "CRD"> (h) y = Conv(a, wb) }',
+        "(float[N,3,4,4] x) => (float[N,5,8,8] y) { h = Conv(x, wa)"
+        ' a = DepthToSpace <blocksize = 2, mode = "CRD"> (h) y = Conv(a, wb) }',
         {"wa": (16, 3, 1, 1), "wb": (5, 4, 1, 1)},
         ("wa/outer",),
     ),
@@ -114,20 +115,20 @@ CASES = [
         three=ints(0, 5, 8),
     ),
     seq(
-        "into heads with −1 for the width",
+        "into heads with -1 for the width",
         "f = Reshape(h, four) r = Relu(f) a = Reshape(r, three)",
         growable=("wa/outer", "wa/inner"),
         four=ints(0, 0, 2, -1),
         three=ints(0, 0, -1),
     ),
     seq(
-        "into heads with −1 for the heads",
+        "into heads with -1 for the heads",
         "f = Reshape(h, four) r = Relu(f) a = Reshape(r, three)",
         growable=("wa/outer", "wa/inner"),
         four=ints(0, 0, -1, 4),
         three=ints(0, 0, 8),
     ),
-    seq("−1 stands for the batch", "f = Reshape(h, to) a = Reshape(f, to)", to=ints(-1, 5, 8)),
+    seq("-1 stands for the batch", "f = Reshape(h, to) a = Reshape(f, to)", to=ints(-1, 5, 8)),
     seq("axes of size one", "f = Unsqueeze(h, one) s = Squeeze(f, one) a = Identity(s)", one=ints(1)),
     seq("Squeeze without axes", "f = Unsqueeze(h, two) r = Relu(f) a = Squeeze(r, two)", two=ints(2)),
     seq(

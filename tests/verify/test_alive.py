@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 from by_hand import appended, grow, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
 
@@ -191,5 +194,55 @@ def test_square_weights_are_moved_on_the_writing_axis_only(size: int) -> None:
     assert [r.alive for r in check(grown, growth, [X])] == [2, 2]
     v = weight(grown, "v")
     v[:, size:] = 0
+    set_weight(grown, "v", v)
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 0]
+
+
+def moved_to(grown, growth, name: str, new: str, nodes: tuple[int, ...]):
+    """Let the given nodes read a new initializer that holds what ``name`` holds; the map leads back with ``of``."""
+    tensor = weight(grown, name)
+    value = ir.Value(name=new, shape=ir.Shape(tensor.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    value.const_value = ir.tensor(tensor, name=new)
+    grown.graph.register_initializer(value)
+    for index in nodes:
+        node = grown.graph[index]
+        node.replace_input_with([v.name for v in node.inputs].index(name), value)
+    return replace(growth, tensors={**growth.tensors, new: replace(growth.tensors[name], of=name)})
+
+
+def test_a_weight_that_got_a_new_name_is_followed() -> None:
+    _, grown, growth = grown_mlp()
+    for name, new, node in (("w1", "w1_new", 0), ("w2", "w2_new", 2)):
+        growth = moved_to(grown, growth, name, new, (node,))
+        growth = replace(growth, tensors={k: t for k, t in growth.tensors.items() if k != name})
+    (found,) = check(grown, growth, [X])
+    assert found.alive == 3
+    assert "w2_new" in found.note
+    for name in ("w1_new", "b1"):
+        w = weight(grown, name)
+        w[..., 4:] = 0
+        set_weight(grown, name, w)
+    (found,) = check(grown, growth, [X])
+    assert (found.alive, found.hopeless) == (0, True)
+
+
+def test_a_shared_weight_that_fell_into_pieces_is_judged_by_the_piece_of_each_set() -> None:
+    # u and v are read with the same weight w; each set has its own piece of it, and one set is dead
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,2] y, float[N,2] z) {
+        a = MatMul(x, u)  b = MatMul(x, v)  y = MatMul(a, w)  z = MatMul(b, w) }"""
+    shapes = {"u": (6, 4), "v": (6, 4), "w": (4, 2)}
+    model = text_model(text, {n: RNG.normal(size=s).astype(np.float32) for n, s in shapes.items()})
+    axis = appended(4, 6)
+    grown, growth = grow(
+        model,
+        {"u": {1: axis}, "v": {1: axis}, "w": {0: axis}},
+        {"a": {1: axis}, "b": {1: axis}},
+        (SetGrowth("u", 4, 6, ("u",), ("w",)), SetGrowth("v", 4, 6, ("v",), ("w",))),
+        {"w": 0},
+    )
+    growth = moved_to(grown, growth, "w", "w_2", (3,))
+    assert [r.alive for r in check(grown, growth, [X])] == [2, 2]
+    v = weight(grown, "v")
+    v[:, 4:] = 0
     set_weight(grown, "v", v)
     assert [r.alive for r in check(grown, growth, [X])] == [2, 0]

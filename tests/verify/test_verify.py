@@ -15,7 +15,8 @@ from by_hand import copy, grown_cnn, grown_mlp, mlp, set_weight, text_model, wei
 from onnxgrow.errors import BadInputError, EnvironmentFault, UnsupportedError, UsageError
 from onnxgrow.growth_map import METADATA_KEY, TensorGrowth
 from onnxgrow.io.digest import tensor_digest
-from onnxgrow.verify import Report, TierStatus, Verdict, sessions, verify
+from onnxgrow.verify import Report, TierStatus, Verdict, sessions
+from onnxgrow.verify.judge import verify
 
 TIERS = ("accounting", "certificate", "float64", "runtime")
 

@@ -175,7 +175,7 @@ class _Run:
         for name in self.map.values.keys() & self.map.tensors.keys():
             self.fault(name, "the growth map lists it both as a value and as a tensor")
         for name in self.map.values:
-            if name in self.new.tensors:
+            if name in self.new.tensors and not self._filled(name):
                 self.fault(name, "the growth map lists a constant tensor as a computed value")
         for name in self.map.tensors:
             if name not in self.new.tensors and self.new.exists(name):
@@ -191,7 +191,7 @@ class _Run:
 
     def _assume(self, claim: Claim) -> None:
         """Note a value as proved; if a finding follows, later values are judged as if it held, so it is said once."""
-        self.states[claim.name] = Proved(claim, lambda: claim.zero)
+        self.states[claim.name] = Proved(claim, claim.zero)
 
     def _constant(self, name: str) -> None:
         self.states[name] = Unrelated("it is a new tensor without a counterpart")
@@ -256,7 +256,7 @@ class _Run:
         for index, name in enumerate(output_names(node)):
             if not name:
                 continue
-            if name in self.new.tensors:
+            if name in self.new.tensors and not (self._filled(name) and self.claims.of(name) not in self.old.tensors):
                 self._guard(name, self._constant, name)
                 continue
             of = self.claims.of(name)
@@ -272,6 +272,11 @@ class _Run:
                 self.fault(name, str(error) if isinstance(error, ProofError) else _broken(error))
         if pending:
             self._guard(_subject(node), self._prove_node, node, pending)
+
+    def _filled(self, name: str) -> bool:
+        """Whether a ConstantOfShape node makes the value: a constant only as long as its shape operand is one."""
+        entry = self.new.producer.get(name)
+        return entry is not None and entry[0].op_type == "ConstantOfShape"
 
     def _settled(self, name: str, of: str) -> bool:
         """Whether the value is proved, or found unrelated, by numbers alone."""
@@ -336,7 +341,9 @@ class _Run:
 
     def _prove_claims(self, claims: dict[int, Claim], zeros: dict[int, Callable[[], Zeros]]) -> None:
         for index, claim in claims.items():
-            state = Proved(claim, zeros[index]) if index in zeros else Proved(claim)
+            # Found now, while those of the inputs are there: asked for later, a deep network would recurse. Where
+            # nothing grew there is nothing to be zero.
+            state = Proved(claim, zeros[index]() if index in zeros and not claim.identity else {})
             self.states[claim.name] = state
             prove_facts(state)
 

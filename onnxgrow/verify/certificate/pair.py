@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxgrow.verify.certificate.axis import Axis, IntArray
 from onnxgrow.verify.certificate.blocks import Array
 from onnxgrow.verify.certificate.compare import Tally
-from onnxgrow.verify.certificate.equality import attribute_difference, attributes_difference
+from onnxgrow.verify.certificate.equality import attributes_difference
 from onnxgrow.verify.certificate.readers import Reader
 from onnxgrow.verify.certificate.side import Side, input_name
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Zeros
@@ -127,11 +127,6 @@ class Pair:
         """All attributes equal, but for those the checker judges itself."""
         difference = attributes_difference(self.original.attributes, self.node.attributes, except_for)
         require(not difference, difference)
-
-    def same_attribute(self, name: str) -> None:
-        """One attribute equal (or absent in both)."""
-        difference = attribute_difference(self.original.attributes.get(name), self.node.attributes.get(name))
-        require(not difference, f"attribute {name!r}: {difference}")
 
     def int_attribute(self, name: str, default: int) -> tuple[int, int]:
         """An integer attribute (new, old) or its default."""

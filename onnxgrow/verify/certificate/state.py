@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxgrow.verify.certificate.axis import Axis, Mask
 
-__all__ = ["SCALAR", "Claim", "ProofError", "Proved", "Unrelated", "Zeros", "no_zeros"]
+__all__ = ["SCALAR", "Claim", "ProofError", "Proved", "Unrelated", "Zeros"]
 
 
 class ProofError(Exception):
@@ -50,22 +50,17 @@ SCALAR = -1
 """Stands for the axis that a scalar does not have, so that a scalar can be proved zero, too."""
 
 
-def no_zeros() -> Zeros:
-    """Nothing is known to be zero."""
-    return {}
-
-
 class Proved:
     """A value whose restrict property holds: at old indices it equals the original's value.
 
-    Attributes:
+    Args:
         claim: The maps that were proved.
+        zeros: Proved zero slabs, or how to find them when they are first asked for.
     """
 
-    def __init__(self, claim: Claim, zeros: Callable[[], Zeros] = no_zeros) -> None:
+    def __init__(self, claim: Claim, zeros: Zeros | Callable[[], Zeros]) -> None:
         self.claim = claim
-        self._compute = zeros
-        self._zeros: Zeros | None = None
+        self._zeros = zeros
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -93,8 +88,8 @@ class Proved:
     @property
     def zeros(self) -> Zeros:
         """Proved zero slabs, found when first asked for."""
-        if self._zeros is None:
-            self._zeros = self._compute()
+        if callable(self._zeros):
+            self._zeros = self._zeros()
         return self._zeros
 
     def zero(self, axis: int) -> Mask:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.verify.float64.kernels import KERNELS, Call, EvaluationError, NoFloat64Error
+from onnxgrow.verify.float64.kernels import KERNELS, Call, EvaluationError, NoFloat64Error, RandomError
 from onnxgrow.verify.float64.kernels.dtype import to_float64
 from onnxgrow.verify.float64.reference import reference_operator
+
+if TYPE_CHECKING:
+    from onnxgrow.verify.float64.native import NativeOperators
 
 __all__ = ["Compiled", "Constants", "Interpreter", "captured", "compile_node", "topological", "values_read"]
 
@@ -148,6 +151,7 @@ class Interpreter:
         keep: Values that stay until they are taken by the caller with :meth:`pop`.
         compiled: Compiled nodes to share between interpreters of the same graph.
         order: :func:`topological` order, where it is known already.
+        native: How to evaluate what has no float64 implementation; without it such a node is an error.
     """
 
     def __init__(
@@ -160,6 +164,7 @@ class Interpreter:
         keep: Iterable[ir.Value] = (),
         compiled: dict[ir.Node, Compiled] | None = None,
         order: Sequence[ir.Node] | None = None,
+        native: NativeOperators | None = None,
     ) -> None:
         self.opsets = opsets
         self.constants = constants
@@ -170,6 +175,7 @@ class Interpreter:
         self.scope = scope or {}
         self.order = topological(graph) if order is None else order
         self._compiled: dict[ir.Node, Compiled] = {} if compiled is None else compiled
+        self._native = native
         self._left: Counter[ir.Value] = Counter(v for node in self.order for v in values_read(node))
         self._left.update(keep)
 
@@ -196,19 +202,38 @@ class Interpreter:
             NoFloat64Error: The operator cannot be evaluated in float64.
             EvaluationError: It can, but not on these values.
         """
-        run = self._compiled.get(node)
-        if run is None:
-            run = self._compiled[node] = compile_node(node, self.opsets, self.constants)
         own = [self.read(v) for v in node.inputs]
         extra = [self.read(v) for v in values_read(node)[len([v for v in node.inputs if v is not None]) :]]
         try:
+            if node not in self._compiled:
+                self._compiled[node] = compile_node(node, self.opsets, self.constants)
             with np.errstate(all="ignore"):
-                found = run([*own, *extra])
-        except (NoFloat64Error, EvaluationError, MemoryError):
+                found = self._compiled[node]([*own, *extra])
+        except (RandomError, MemoryError):
             raise
         except Exception as e:  # shapes or dtypes that do not fit, raised in kinds of numpy's and onnx's own
-            raise EvaluationError(f"{node.op_type} {node.name or node.outputs[0].name}", _one_line(e)) from e
+            fault = e
+            if not isinstance(e, NoFloat64Error | EvaluationError):
+                fault = EvaluationError(f"{node.op_type} {node.name or node.outputs[0].name}", _one_line(e))
+            found = self._natively(node, own, fault)
         return tuple(found[i] if i < len(found) else None for i in range(len(node.outputs)))
+
+    def _natively(self, node: ir.Node, inputs: Sequence[Any], fault: Exception) -> tuple[Any, ...]:
+        """Evaluate in the model's own precision what float64 kernels cannot; else raise ``fault``.
+
+        A kernel of this package that fails has been given values that do not fit; ``onnx.reference`` may just be
+        incomplete.
+        """
+        own_kernel = ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in KERNELS
+        if self._native is None or (isinstance(fault, EvaluationError) and own_kernel):
+            raise fault
+        try:
+            run = self._native.operator(node, fault.reason if isinstance(fault, NoFloat64Error) else str(fault))
+            found = run(inputs)
+        except NoFloat64Error as e:
+            raise (e if isinstance(fault, NoFloat64Error) else fault) from e
+        self._compiled[node] = run
+        return found
 
     def store(self, node: ir.Node, outputs: Sequence[Any]) -> None:
         """Keep the outputs that are still needed and drop inputs that are not."""

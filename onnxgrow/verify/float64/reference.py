@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from onnxgrow.verify.float64.kernels.dtype import to_float64
-from onnxgrow.verify.float64.kernels.registry import NoFloat64Error, is_float64
+from onnxgrow.verify.float64.kernels.registry import NoFloat64Error, RandomError, is_float64
 
 __all__ = ["reference_operator"]
 
@@ -36,7 +36,7 @@ def reference_operator(node: ir.Node, opset: int) -> Callable[[Sequence[Any]], t
     if node.domain not in ("", "ai.onnx"):
         raise NoFloat64Error(op, "no float64 implementation")
     if op in RANDOM:
-        raise NoFloat64Error(op, "its result is random")
+        raise RandomError(op, "its result is random")
     if op in ROUNDED:
         raise NoFloat64Error(op, "its reference implementation does not keep float64")
     proto = ir.to_proto(node)

@@ -317,6 +317,19 @@ def test_a_value_of_unknown_shape_is_no_scalar() -> None:
     assert "the shape of 'u' is not known" in reasons(case.certify())
 
 
+def test_facts_pass_through_a_deep_network() -> None:
+    depth = 1500
+    body = "".join(f"a{i + 1} = Relu(a{i}) " for i in range(depth))
+    case = grow(
+        f"(float[3,5] x) => (float[3,2] y) {{ a0 = MatMul(x, w1) {body} y = MatMul(a{depth}, w2) }}",
+        {"w1": rnd(5, 4), "w2": rnd(4, 2)},
+        {"w1": {1: A}, "w2": {0: A}},
+        {f"a{i}": {1: A} for i in range(depth + 1)},
+        fill={"w1": 0.0},
+    )
+    assert case.caught_by() == []
+
+
 def test_a_cycle_is_a_finding() -> None:
     text = "(float[3] x) => (float[3] y) { a = Add(x, x) y = Add(a, x) }"
     case = grow(text, {}, {}, {})

@@ -2,13 +2,16 @@
 
 from onnxgrow.verify.certificate.checkers import (
     convolution,
+    einsum,
     elementwise,
     gathering,
+    indexing,
     linear,
     movement,
     normalization,
     padding,
     pooling,
+    recurrent,
     reduction,
     resampling,
     reshape,
@@ -17,13 +20,16 @@ from onnxgrow.verify.certificate.checkers import (
 
 LOADED = (
     convolution,
+    einsum,
     elementwise,
     gathering,
+    indexing,
     linear,
     movement,
     normalization,
     padding,
     pooling,
+    recurrent,
     reduction,
     resampling,
     reshape,

@@ -10,7 +10,7 @@ from onnxgrow.verify.certificate.axis import Axis, Mask
 from onnxgrow.verify.certificate.pair import require
 from onnxgrow.verify.certificate.state import Proved, Zeros
 
-__all__ = ["agree", "all_zero_zeros", "broadcast_axes", "carry_zeros", "operand_zero", "zero_entries"]
+__all__ = ["agree", "all_zero_zeros", "broadcast_axes", "carry_zeros", "operand_zero"]
 
 
 def agree(a: Axis, b: Axis, what: str) -> None:
@@ -56,8 +56,3 @@ def carry_zeros(state: Proved, pairs: Iterable[tuple[int, int]]) -> Zeros:
 def all_zero_zeros(axes: tuple[Axis, ...]) -> Zeros:
     """The zero slabs of a value that is zero everywhere."""
     return {number: np.ones(axis.size, np.bool_) for number, axis in enumerate(axes)}
-
-
-def zero_entries(state: Proved) -> Mask:
-    """Zero entries of a 1-D operand such as a bias. Shape (size,)."""
-    return state.zero(0)

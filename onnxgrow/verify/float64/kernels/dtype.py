@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.verify.float64.kernels.registry import Array, Call, kernel
+from onnxgrow.verify.float64.kernels.registry import Array, Call, RandomError, kernel
 
 __all__ = ["FLOATS", "to_float64"]
 
@@ -93,6 +93,6 @@ def _identity(call: Call) -> tuple[Any]:
 def _dropout(call: Call) -> tuple[Array, ...]:
     training = call.input(2)
     if call.opset >= 12 and training is not None and bool(np.all(training)):
-        raise call.unsupported("training mode is random")
+        raise RandomError(call.node.op_type, "training mode is random")
     x = call.inputs[0]
     return (x, np.ones(x.shape, bool)) if call.uses_output(1) else (x,)

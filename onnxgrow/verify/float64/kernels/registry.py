@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["KERNELS", "Array", "Call", "EvaluationError", "Kernel", "NoFloat64Error", "is_float64", "kernel"]
+__all__ = ["KERNELS", "Array", "Call", "EvaluationError", "Kernel", "NoFloat64Error", "RandomError", "is_float64", "kernel"]
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +27,10 @@ class NoFloat64Error(Exception):
         self.op = op
         self.reason = reason
         super().__init__(f"{op}: {reason}")
+
+
+class RandomError(NoFloat64Error):
+    """An operator whose result is random: evaluated twice it disagrees with itself, in any precision."""
 
 
 class EvaluationError(Exception):

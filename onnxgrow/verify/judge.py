@@ -206,7 +206,7 @@ def _conclude(
     frozen: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
 ) -> Report:
-    """The verdict: equivalent only when every tier passed and every channel set that grew can learn."""
+    """The verdict: equivalent only when every tier passed and no channel set that grew is zero on both sides."""
     remarks = list(notes)
     status = {t.name: t.status for t in results}
     change = None
@@ -227,7 +227,7 @@ def _conclude(
         verdict = Verdict.EQUIVALENT
     dead = [a for a in living if a.alive == 0]
     remarks += [f"{a.name}: none of its {a.channels} new channels can learn: {a.note}" for a in dead]
-    if dead and verdict in (Verdict.EQUIVALENT, Verdict.CHANGED):
+    if any(a.hopeless for a in dead) and verdict in (Verdict.EQUIVALENT, Verdict.CHANGED):
         verdict = Verdict.UNPROVED
     return Report(verdict, tuple(results), living, change, max_change, tuple(frozen), tuple(remarks))
 
