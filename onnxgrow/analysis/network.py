@@ -133,17 +133,20 @@ class Network:
         Returns:
             (constant, the site where it enters, nodes from the constant to ``site``), data inputs only.
         """
-        node, index = site
-        value = node.inputs[index]
-        name = value.name if value is not None else None
-        if not name:
-            return []
-        if name in self.tensors:
-            return [(name, site, ())]
-        producer = self.producer(name)
-        if producer is None or name not in self.derived or producer.op_type not in MOVES:
-            return []
-        return [(root, entry, (*way, producer)) for root, entry, way in self.roots((producer, 0))]
+        way: list[ir.Node] = []
+        while True:
+            node, index = site
+            value = node.inputs[index]
+            name = value.name if value is not None else None
+            if not name:
+                return []
+            if name in self.tensors:
+                return [(name, site, tuple(reversed(way)))]
+            producer = self.producer(name)
+            if producer is None or name not in self.derived or producer.op_type not in MOVES:
+                return []
+            way.append(producer)
+            site = (producer, 0)
 
 
 def _is_uniform(tensor: ir.TensorProtocol) -> bool:

@@ -52,7 +52,11 @@ class ShapeFlow:
                 self.names.update(o.name for o in node.outputs if o.name)
 
     def _belongs(self, node: ir.Node) -> bool:
-        """Shape or Size, or an op on such values whose result is still a short vector or a scalar."""
+        """Shape or Size, or an op on such values whose result is still integers, at most a vector of them.
+
+        A real number computed from a shape (an attention scale) is outside: its integers are kept at the cast, so that
+        it is computed as before, in whatever precision.
+        """
         if node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx"):
             return True
         names = [v.name for v in node.inputs if v is not None and v.name]
@@ -68,7 +72,7 @@ class ShapeFlow:
                 return False
             shape, dtype = known.shapes[output.name], known.dtypes[output.name]
             whole = dtype.is_integer() or dtype == ir.DataType.BOOL
-            if len(shape) > 1 or (not whole and known.values[output.name].size > 1):
+            if len(shape) > 1 or not whole:
                 return False
         return evaluable(node, self.network.version(node))
 

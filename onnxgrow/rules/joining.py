@@ -51,7 +51,7 @@ def split(op: NodeContext) -> Sequence[Terms | None]:
         return [op.size(p, growth) for p in pieces] if op.grows(x[axis], growth) else None
 
     if op.version < 13:
-        op.attribute("split", lambda growth: wanted(growth) or op.attr("split"))
+        op.attribute("split", lambda growth: wanted(growth) or op.ints("split", 1))
     else:
         op.operand(1, lambda growth, natural: _as_array(wanted(growth)))
         op.attribute("num_outputs", lambda growth: None if wanted(growth) else op.attr("num_outputs"))

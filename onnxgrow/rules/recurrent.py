@@ -65,4 +65,5 @@ def _outputs(op: NodeContext, directions: Term, hidden: Term, batch_first: bool)
     sequence, batch = (x[1], x[0]) if batch_first else (x[0], x[1])
     whole = [batch, sequence, directions, hidden] if batch_first else [sequence, directions, batch, hidden]
     last = [batch, directions, hidden] if batch_first else [directions, batch, hidden]
-    return [list(whole), list(last), list(last)][: len(op.node.outputs)]
+    out: list[Terms | None] = [whole, last, list(last)]
+    return out[: len(op.node.outputs)]

@@ -13,7 +13,15 @@ import numpy as np
 from onnxgrow.growth_map import ANY, ZERO, Segment
 from onnxgrow.verify.certificate.state import ProofError, Proved
 
-__all__ = ["prove_facts", "unprovable"]
+__all__ = ["KEEP_ZERO", "prove_facts", "unprovable"]
+
+# f(0) = 0 whatever the attributes: Celu, Elu, Selu, LeakyRelu and ThresholdedRelu scale or pass on a 0; Gelu,
+# Mish, HardSwish and Swish are products with x.
+KEEP_ZERO = (
+    *("Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish"),
+    *("LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish"),
+    *("Tan", "Tanh", "ThresholdedRelu"),
+)
 
 
 def _zero(value: Proved) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from onnxgrow.verify.certificate.axis import Axis, IntArray
+from onnxgrow.verify.certificate.backward import is_zero
 from onnxgrow.verify.certificate.blocks import Array
 from onnxgrow.verify.certificate.compare import Tally
 from onnxgrow.verify.certificate.equality import attributes_difference
@@ -105,6 +106,13 @@ class Pair:
         """A reader of the result's input when it is constant."""
         name = input_name(self.node, index)
         return self.new.reader(name) if name else None
+
+    def is_zero(self, index: int, axis: int, indices: IntArray) -> bool:
+        """Whether an input of the result is zero at these indices of an axis, judged from the constants behind it."""
+        name = input_name(self.node, index)
+        rank = len(self.new.shape(name) or ())
+        box = tuple(indices if k == axis else None for k in range(rank))
+        return is_zero(self.new, name, box, self.tally)
 
     def claim(self, index: int = 0) -> Claim:
         """The claim on an output that must be proved here. Raises ProofError where the output is not among them."""

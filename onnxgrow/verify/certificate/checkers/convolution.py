@@ -13,21 +13,22 @@ import numpy as np
 
 from onnxgrow.verify.certificate.axis import Axis, IntArray, Mask
 from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.checkers.taps import PLACING, taps_stay
 from onnxgrow.verify.certificate.compare import Tally, nonzero
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Zeros
 
 
-def _frame(pair: Pair) -> tuple[Proved, Proved, Claim]:
-    """Everything but the channels: equal attributes, nothing grown on spatial and kernel axes."""
-    pair.same_attributes("group")
+def _frame(pair: Pair, *, transposed: bool = False) -> tuple[Proved, Proved, Claim]:
+    """Everything but the channels: nothing grown on spatial axes, old taps at their places and new ones zero."""
+    pair.same_attributes("group", *PLACING)
     x, w, claim = pair.input(0), pair.input(1), pair.claim()
     rank = len(x.axes)
     require(rank >= 2 and len(w.axes) == rank == len(claim.axes), "the ranks of input, weight and output differ")
     pair.identity(range(2, rank), x, "the input")
-    pair.identity(range(2, rank), w, "the weight")
     require(all(axis.identity for axis in claim.axes[2:]), "a spatial axis of the output grew")
+    taps_stay(pair, x, w, claim, transposed=transposed)
     agree(x.axes[0], claim.axes[0], "the batch axis")
     return x, w, claim
 
@@ -135,7 +136,7 @@ def _each_group(
 
 @register("ConvTranspose")
 def check_conv_transpose(pair: Pair) -> None:
-    x, w, claim = _frame(pair)
+    x, w, claim = _frame(pair, transposed=True)
     group, old_group = pair.int_attribute("group", 1)
     channels, out = x.axes[1], claim.axes[1]
     _sizes(channels, out, (group, old_group))

@@ -58,8 +58,9 @@ class Operand:
         return found if self.free < self.summed else found.T
 
 
-def contract(a: Operand, b: Operand, tally: Tally) -> None:
+def contract(pair: Pair, a: Operand, b: Operand) -> None:
     """The sum over the shared axis must have the original's terms and no others at old outputs."""
+    tally = pair.tally
     agree(a.axis, b.axis, "the summed axis of both operands")
     if a.axis.identity:
         return
@@ -69,6 +70,9 @@ def contract(a: Operand, b: Operand, tally: Tally) -> None:
             free = _old(operand)
             found = operand.may_be_nonzero(free, open_terms, tally).any(axis=0)
             open_terms[np.flatnonzero(open_terms)] = found
+    left = np.flatnonzero(open_terms)
+    if left.size and any(o.reader is None and pair.is_zero(i, o.summed, left) for i, o in enumerate((a, b))):
+        return
     if open_terms.any():
         index = int(np.flatnonzero(open_terms)[0])
         weights = [o.what for o in (a, b) if o.reader is not None]
@@ -120,7 +124,7 @@ def check_matmul(pair: Pair) -> None:
         agree(x.axes[a.free], claim.axes[row], "rows")
     if column is not None and b.free is not None:
         agree(y.axes[b.free], claim.axes[column], "columns")
-    contract(a, b, pair.tally)
+    contract(pair, a, b)
 
     def zeros() -> Zeros:
         found: dict[int, Mask] = {}
@@ -153,7 +157,7 @@ def check_gemm(pair: Pair) -> None:
     assert b.free is not None
     agree(x.axes[a.free], claim.axes[0], "rows")
     agree(y.axes[b.free], claim.axes[1], "columns")
-    contract(a, b, pair.tally)
+    contract(pair, a, b)
     bias = pair.input(2) if pair.has(2) else None
     if bias is not None:
         broadcast_axes(bias, claim.axes, "C")

@@ -6,18 +6,12 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.facts import KEEP_ZERO
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.side import input_name
 from onnxgrow.verify.certificate.state import Proved
 
-# f(0) = 0 whatever the attributes: Celu, Elu, Selu, LeakyRelu and ThresholdedRelu scale or pass on a 0; Gelu,
-# Mish, HardSwish and Swish are products with x.
-_KEEP_ZERO = (
-    *("Abs", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish"),
-    *("LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish"),
-    *("Tan", "Tanh", "ThresholdedRelu"),
-)
 _OTHERS = (
     *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not"),
     *("Reciprocal", "Sigmoid", "Softplus"),
@@ -32,11 +26,11 @@ def _pass_on(pair: Pair, index: int = 0) -> Proved:
     return x
 
 
-@register(*_KEEP_ZERO, *_OTHERS)
+@register(*KEEP_ZERO, *_OTHERS)
 def check_unary(pair: Pair) -> None:
     pair.same_attributes()
     x = _pass_on(pair)
-    if pair.node.op_type in _KEEP_ZERO:
+    if pair.node.op_type in KEEP_ZERO:
         pair.zeros[0] = lambda: x.zeros
 
 
