@@ -36,9 +36,9 @@ from onnxgrow.passes.base import Grown
 from onnxgrow.passes.widen import Widen
 from onnxgrow.plan import PlannedSet, Target, WidenPlan, WidenRequest, plan_widen
 from onnxgrow.verify import accounting, certificate
+from onnxgrow.verify.judge import verify
 from onnxgrow.verify.report import TierStatus, Verdict
 from onnxgrow.verify.sessions import ModelSource, open_session
-from onnxgrow.verify.judge import verify
 from tools.fetch_zoo import default_cache, fetch, load_manifest
 from tools.zoo_inputs import ZOO_INPUTS, inputs_for
 
@@ -276,7 +276,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights, growable = sum(r.weights for r in rows), sum(r.growable_weights for r in rows)
     bad = [r.model for r in rows if not r.good]
     print(
-        f"{len(rows)} models, {growable} of {weights} linear weights growable, {sum(r.singles for r in rows)} sets singly,"
+        f"{len(rows)} models, {growable} of {weights} linear weights growable,"
+        f" {sum(r.singles for r in rows)} sets singly,"
         f" {len(bad)} models with faults{': ' + ', '.join(bad) if bad else ''}"
     )
     if args.report:

@@ -15,6 +15,7 @@ from onnxgrow.analysis.infer import Dimensions, infer_dimensions
 from onnxgrow.analysis.naming import unique, weight_label
 from onnxgrow.analysis.network import Network
 from onnxgrow.analysis.patches import find_patches
+from onnxgrow.analysis.silenced import freeze_silenced
 from onnxgrow.rules import Reason
 
 __all__ = ["Analysis", "ChannelSet", "Weight", "analyse"]
@@ -97,6 +98,7 @@ def analyse(network: Network) -> Analysis:
     dims = infer_dimensions(network)
     result = Analysis(dims, _weights(dims))
     _freeze_unfollowable(result)
+    freeze_silenced(dims, *_roles(result))
     result.sets = _describe(result)
     return result
 

@@ -88,6 +88,8 @@ def infer_dimensions(network: Network) -> Dimensions:
     dims.flow = ShapeFlow(network)
     for node in network.nodes:
         _visit(dims, node)
+    for name in network.overridable:
+        _freeze_value(dims, name, f"input {name}", "it is an input of the network, with a default")
     for value in network.model.graph.outputs:
         _freeze_value(dims, value.name or "", f"output {value.name}", "it is an output of the network")
     for name in network.captured:

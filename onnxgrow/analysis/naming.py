@@ -9,8 +9,11 @@ import onnx_ir as ir
 
 __all__ = ["unique", "weight_label"]
 
-ANONYMOUS = re.compile(r"^(onnx::)?([A-Za-z]{1,12}[_.]?)?\d+$|^(onnx::)[A-Za-z]+_\d+$|^[a-f0-9]{16,}$")
-"""Names that exporters count up (``onnx::MatMul_123``, ``val_7``, ``42``): they say nothing."""
+ANONYMOUS = re.compile(
+    r"^(onnx::\w+|[A-Z][A-Za-z]+_|(?i:val|const|constant|tensor|initializer|param|arg|[a-z])[_.]?)?\d+$"
+    r"|^[a-f0-9]{16,}$"
+)
+"""Names that exporters count up (``onnx::MatMul_123``, ``Conv_7``, ``val_7``, ``42``): they say nothing."""
 
 SUFFIX = re.compile(r"([./_](weights?|kernel|W|w|MatMul|Conv|Gemm|ReadVariableOp)(:\d+)?)+$")
 """What a weight's name says beyond the layer's."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxgrow.concrete.infer import Concrete, sorted_nodes
 from onnxgrow.concrete.values import constants, dims_of
 
-__all__ = ["Network", "Site", "node_key"]
+__all__ = ["Network", "Site", "has_graph", "node_key"]
 
 Site = tuple[ir.Node, int]
 """One use of a value: the node that reads it, and which of its inputs it is."""
@@ -82,8 +82,20 @@ class Network:
         self._uniform: dict[str, bool] = {}
         for node in self.nodes:
             names = [v.name for v in node.inputs if v is not None and v.name]
-            if names and all(n in self.derived for n in names) and not _has_graph(node):
+            if names and all(n in self.derived for n in names) and not has_graph(node):
                 self.derived.update(o.name for o in node.outputs if o.name)
+
+    @cached_property
+    def overridable(self) -> list[str]:
+        """Initializers that callers may replace, being graph inputs too.
+
+        Before IR version 4 every initializer had to be one, and exporters went on listing all of them: that says
+        nothing. A list of some is meant.
+        """
+        listed = [v.name for v in self.model.graph.inputs if v.name and v.name in self.model.graph.initializers]
+        if self.model.ir_version < 4 or len(listed) == len(self.model.graph.initializers):
+            return []
+        return listed
 
     def producer(self, name: str) -> ir.Node | None:
         """The node of the main graph that computes a value."""
@@ -162,7 +174,8 @@ def _is_uniform(tensor: ir.TensorProtocol) -> bool:
     return bool((flat == flat[0]).all())
 
 
-def _has_graph(node: ir.Node) -> bool:
+def has_graph(node: ir.Node) -> bool:
+    """Whether a node holds subgraphs, as If, Loop and Scan do."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 

@@ -112,6 +112,7 @@ class Rewriter:
         attribute = node.attributes.get(name)
         old = attribute.value if attribute is not None else None
         old = list(old) if isinstance(old, tuple) else old
+        value = list(value) if isinstance(value, tuple) else value
         if old == value:
             return
         if value is None:
@@ -122,15 +123,18 @@ class Rewriter:
             node.attributes[name] = ir.AttrInt64(name, int(value))
         self._change(key)[0][name] = (old, value)
 
-    def resize(self, name: str, sizes: dict[int, int]) -> None:
-        """Update the declared sizes of a value on the axes that grew; symbolic and missing sizes stay."""
+    def resize(self, name: str, sizes: dict[int, tuple[int, int]]) -> None:
+        """Update the declared sizes of a value on the axes that grew, given as axis → (old, new).
+
+        Symbolic and missing sizes stay, and so do declarations that were wrong before.
+        """
         value = self._values.get(name)
         if value is None or value.shape is None:
             return
         dims: list[Any] = list(value.shape.dims)
-        for axis, size in sizes.items():
-            if isinstance(dims[axis], int):
-                dims[axis] = size
+        for axis, (old, new) in sizes.items():
+            if axis < len(dims) and isinstance(dims[axis], int) and dims[axis] == old:
+                dims[axis] = new
         shape = ir.Shape(dims)
         for axis in range(len(dims)):
             shape.set_denotation(axis, value.shape.get_denotation(axis))

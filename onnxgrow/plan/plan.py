@@ -9,7 +9,10 @@ from typing import Any
 
 from onnxgrow.algebra import Growth, Term
 from onnxgrow.analysis import Analysis, ChannelSet, find_patches
+from onnxgrow.analysis.demand import grants
+from onnxgrow.analysis.network import has_graph
 from onnxgrow.errors import UnsupportedError, UsageError
+from onnxgrow.init import scheme_names
 from onnxgrow.plan.select import select
 from onnxgrow.plan.sizes import ADVISED_FACTOR, Target
 from onnxgrow.plan.zero_path import zero_path_problem
@@ -48,6 +51,10 @@ class WidenRequest:
             raise UsageError("scale", f"it has no meaning with {self.method}", "use --method near-zero")
         if self.scale is not None and not (math.isfinite(self.scale) and self.scale > 0):
             raise UsageError("scale", f"{self.scale} is not a positive number")
+        if self.init not in scheme_names():
+            raise UsageError("init", f"{self.init!r} is unknown", f"one of {', '.join(scheme_names())}")
+        if self.init == "zeros" and self.exact:
+            raise UsageError("init", "with zeros on both sides of a new channel it would never learn")
         if not 0 <= self.seed < 2**63:
             raise UsageError("seed", f"{self.seed} is not between 0 and 2^63 - 1")
 
@@ -149,11 +156,12 @@ def plan_widen(analysis: Analysis, request: WidenRequest) -> WidenPlan:
             continue
         planned.append(PlannedSet(channel_set, new))
     if not planned:
-        raise _nothing_grows(request, skipped)
+        raise _nothing_grows(analysis, request, skipped)
     growth = {p.channel_set.atom: p.added for p in planned}
-    unsolved = find_patches(analysis.dims, growth).unsolved
-    if unsolved:
-        raise UnsupportedError(unsolved[0].reason.node, unsolved[0].reason.why, "select fewer layers")
+    stuck = [u.reason for u in find_patches(analysis.dims, growth).unsolved]
+    stuck += [r.reason for r in grants(analysis.dims, growth)[1]]
+    if stuck:
+        raise UnsupportedError(stuck[0].node, stuck[0].why, "select fewer layers")
     return WidenPlan(request, tuple(planned), skipped, tuple(_notes(request, planned)), *_totals(analysis, growth))
 
 
@@ -166,10 +174,25 @@ def _method_problem(analysis: Analysis, channel_set: ChannelSet, method: str) ->
     return ""
 
 
-def _nothing_grows(request: WidenRequest, skipped: Mapping[str, str]) -> UnsupportedError:
+def _no_weights(analysis: Analysis) -> str:
+    """Why there is no channel set at all."""
+    uses = analysis.dims.linears()
+    if uses:
+        node = uses[0].node
+        value = node.inputs[uses[0].index]
+        maker = value.producer() if value is not None else None
+        how = f" ({maker.op_type})" if maker is not None else ""
+        return f"it has no weights whose channels could grow: {node.op_type} reads a weight that is computed{how}"
+    bodies = sorted({n.op_type for n in analysis.network.nodes if has_graph(n)})
+    if bodies:
+        return f"it has no weights that could grow outside of {' and '.join(bodies)}, whose bodies stay as they are"
+    return "it has no weights whose channels could grow"
+
+
+def _nothing_grows(analysis: Analysis, request: WidenRequest, skipped: Mapping[str, str]) -> UnsupportedError:
     subject = ", ".join(request.layers) if request.layers else "the network"
     if not skipped:
-        return UnsupportedError(subject, "it has no weights whose channels could grow")
+        return UnsupportedError(subject, _no_weights(analysis))
     name, reason = next(iter(skipped.items()))
     more = f" (and {len(skipped) - 1} more; `onnxgrow inspect` lists them)" if len(skipped) > 1 else ""
     return UnsupportedError(subject, f"nothing selected can grow: {name}: {reason}{more}")

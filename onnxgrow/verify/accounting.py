@@ -372,8 +372,9 @@ def _value_difference(old: ir.Value, new: ir.Value, axes: Axes) -> str:
         return f"shape {old.shape} became {new.shape}"
     for number, (a, b) in enumerate(zip(old.shape, new.shape, strict=True)):
         axis_map = axes.get(number)
-        if axis_map is not None and isinstance(a, int) and isinstance(b, int):
-            if (a, b) != (axis_map.old_size, axis_map.new_size):
+        # A declared size that was wrong before is no declaration to follow: it has to stay as it is.
+        if axis_map is not None and isinstance(a, int) and isinstance(b, int) and a == axis_map.old_size:
+            if b != axis_map.new_size:
                 return f"axis {number} is written as {a} → {b}, but grew {axis_map.old_size} → {axis_map.new_size}"
         elif a != b or old.shape.get_denotation(number) != new.shape.get_denotation(number):
             return f"shape {old.shape} became {new.shape}"

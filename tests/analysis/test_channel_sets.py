@@ -117,3 +117,12 @@ def test_analysis_of_five_thousand_nodes_takes_time_in_proportion() -> None:
 
     small, large = min(seconds(250) for _ in range(2)), seconds(2500)
     assert large < 10 * 4 * small + 0.5
+
+
+def test_a_weight_behind_two_thousand_ops_is_still_found() -> None:
+    steps = " ".join(f"i{n + 1} = Identity(i{n})" for n in range(2000))
+    graph = (
+        f"g (float[2,6] x) => (float[2,3] y) {{ i0 = Transpose(wa) {steps} h = MatMul(x, i2000) y = MatMul(h, wb) }}"
+    )
+    found = analyse(network_of(model_of(graph, {"wa": (4, 6), "wb": (4, 3)}), (2, 6)))
+    assert [(s.name, s.size, s.writers[0].root) for s in found.growable] == [("wa", 4, "wa")]

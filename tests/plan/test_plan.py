@@ -97,6 +97,8 @@ def test_when_nothing_can_grow_the_reason_is_named() -> None:
         ({"scale": 0.1}, "scale"),
         ({"scale": 0.0, "method": "near-zero"}, "scale"),
         ({"scale": float("nan"), "method": "near-zero"}, "scale"),
+        ({"init": "magic"}, "init"),
+        ({"init": "zeros"}, "init"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
     ],

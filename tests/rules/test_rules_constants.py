@@ -52,11 +52,6 @@ CASES = [
         {**AB, "k": (1, 4, 1), "to": ints(4)},
     ),
     Case(
-        "tied: read and written by one table",
-        "(int64[N,5] x) => (float[N,5,7] y) { h = Gather(wa, x) t = Transpose(wa) y = MatMul(h, t) }",
-        {"wa": (7, 4)},
-    ),
-    Case(
         "siamese: one weight for two inputs",
         "(float[N,6] x, float[N,6] z) => (float[N,3] y) { h = MatMul(x, wa) g = MatMul(z, wa)"
         " a = MatMul(h, wb) b = MatMul(g, wb) y = Add(a, b) }",
@@ -128,9 +123,49 @@ CASES = [
         "(double[N,6] x) => (double[N,3] y) { h = MatMul(x, wa) y = MatMul(h, wb) }",
         {"wa": np.random.default_rng(0).normal(size=(6, 4)), "wb": np.random.default_rng(1).normal(size=(4, 3))},
     ),
+    Case(
+        "one vector is a bias and a reader",
+        f"{ROWS} {{ h = MatMul(x, wa) b = Add(h, k) r = MatMul(b, k) u = Unsqueeze(r, one) y = Mul(u, three) }}",
+        {"wa": (6, 4), "k": (4,), "one": ints(1), "three": (3,)},
+    ),
+    Case(
+        "one vector is added and multiplied",
+        f"{ROWS} {{ h = MatMul(x, wa) p = Add(h, k) a = Mul(p, k) y = MatMul(a, wb) }}",
+        {**AB, "k": (4,)},
+    ),
+    Case(
+        "a weight is multiplied in, too",
+        "(float[6,6] x) => (float[6,3] y) { h = MatMul(x, wa) a = Mul(h, wa) y = MatMul(a, wb) }",
+        AB,
+    ),
+    Case(
+        "a weight for each head",
+        "(float[2,5,6] x) => (float[2,5,3] y) { h = MatMul(x, wa) r = Reshape(h, four)"
+        " t = Transpose <perm = [0, 2, 1, 3]> (r) m = MatMul(t, wh) u = Transpose <perm = [0, 2, 1, 3]> (m)"
+        " f = Reshape(u, three) y = MatMul(f, wo) }",
+        {"wa": (6, 8), "wh": (2, 4, 5), "wo": (10, 3), "four": ints(0, 5, 2, -1), "three": ints(0, 5, -1)},
+        ("wa/outer", "wa/inner", "wh"),
+    ),
+    Case(
+        "learned positions looked up",
+        "(int64[N,5] x) => (float[N,5,3] y) { e = Gather(wa, x) s = Shape(x) t = Gather(s, last) r = Range(nil, t,"
+        " last)"
+        " p = Gather(wp, r) h = Add(e, p) y = MatMul(h, wb) }",
+        {"wa": (7, 4), "wp": (16, 4), "wb": (4, 3), "nil": np.array(0), "last": np.array(1)},
+    ),
 ]
 
 FROZEN = [
+    Frozen(
+        "tied: read and written by one table",
+        "(int64[N,5] x) => (float[N,5,7] y) { h = Gather(wa, x) t = Transpose(wa) y = MatMul(h, t) }",
+        {"wa": (7, 4)},
+        reasons=(
+            "its writers are read by the same entries: zero, so that nothing changes, they would never learn (Gather h)",
+            "entries are looked up in it (Gather h, axis 0)",
+            "it is an output of the network (output y, axis 2)",
+        ),
+    ),
     Frozen(
         "a weight that is computed",
         f"{ROWS} {{ i = Mul(wa, k) h = MatMul(x, i) y = MatMul(h, wb) }}",

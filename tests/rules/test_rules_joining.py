@@ -184,6 +184,13 @@ CASES = [
         {"wa": (6, 8), "wb": (4, 3), "wc": (4, 3), "four": ints(0, 5, 2, 4), "zero": np.array(0), "one": np.array(1)},
         ("wa/inner",),
     ),
+    Case(
+        "halves swapped and added: both halves are one set",
+        f"{ROWS} {{ h = MatMul(x, wa) p, q = Split <axis = 1> (h) c = Concat <axis = 1> (q, p) s = Add(h, c) y ="
+        f" MatMul(s, wb) }}",
+        {"wa": (6, 8), "wb": (8, 3)},
+        ("wa[0:4]",),
+    ),
 ]
 
 FROZEN = [

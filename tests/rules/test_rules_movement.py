@@ -148,6 +148,12 @@ CASES = [
         " h) y = MatMul(a, wb) }",
         {**AB, "token": (1, 1, 8), "to": ints(2, 1, 8)},
     ),
+    Case(
+        "an outer product of the channels with themselves",
+        "(float[N,6] x) => (float[N,3] y) { h = MatMul(x, wa) u = Unsqueeze(h, two) v = Unsqueeze(h, one)"
+        " o = Mul(u, v) f = Flatten(o) y = MatMul(f, wb) }",
+        {"wa": (6, 4), "wb": (16, 3), "one": ints(1), "two": ints(2)},
+    ),
 ]
 
 FROZEN = [
