@@ -22,7 +22,7 @@ from onnxgrow.concrete.pin import SHAPE_HINT
 from onnxgrow.concrete.values import constant_of, dims_of
 from onnxgrow.errors import EnvironmentFault, UnsupportedError
 
-__all__ = ["Output", "Session", "one_line", "open_session"]
+__all__ = ["Output", "Session", "Skeleton", "as_ort_value", "one_line", "open_session", "skeleton_of"]
 
 Array = npt.NDArray[np.generic]
 
@@ -87,11 +87,11 @@ class Session:
         if any(array.dtype.kind in "OUS" for array in feeds.values()):
             # Strings cannot be handed over as an OrtValue.
             return [_of_array(result) for result in self.runtime.run(names, dict(feeds))]
-        values = {name: _to_value(array) for name, array in feeds.items()}
+        values = {name: as_ort_value(array) for name, array in feeds.items()}
         return [_of_value(result) for result in self.runtime.run_with_ort_values(names, values)]
 
 
-def _to_value(array: Array) -> Any:
+def as_ort_value(array: Array) -> Any:
     """Hand an array over without a copy where it is contiguous."""
     ort = _onnxruntime()
     array = np.asarray(array, order="C")  # keeps rank 0, as ascontiguousarray does not
@@ -133,8 +133,8 @@ def open_session(model: ir.Model, extra_outputs: Collection[str] = ()) -> Sessio
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        skeleton = _skeleton(model, extra_outputs)
-        borrowed = [_to_value(array) for array in skeleton.weights.values()]
+        skeleton = skeleton_of(model, extra_outputs)
+        borrowed = [as_ort_value(array) for array in skeleton.weights.values()]
         if borrowed:
             options.add_external_initializers(list(skeleton.weights), borrowed)
         if skeleton.folder:
@@ -169,7 +169,7 @@ def _onnxruntime() -> ModuleType:
 
 
 @dataclass
-class _Skeleton:
+class Skeleton:
     """A model as a protobuf without its large weights.
 
     Attributes:
@@ -206,8 +206,14 @@ class _Skeleton:
         return self.folder == folder
 
 
-def _skeleton(model: ir.Model, extra_outputs: Collection[str]) -> _Skeleton:
-    skeleton = _Skeleton(onnx.ModelProto(ir_version=model.ir_version))
+def skeleton_of(model: ir.Model, extra_outputs: Collection[str] = ()) -> Skeleton:
+    """The model as a small protobuf that refers to its large weights, in memory or in their files.
+
+    Args:
+        model: The model; not modified.
+        extra_outputs: Values of the main graph to give out besides the model's outputs.
+    """
+    skeleton = Skeleton(onnx.ModelProto(ir_version=model.ir_version))
     proto, graph = skeleton.proto, skeleton.proto.graph
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)

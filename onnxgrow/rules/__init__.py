@@ -9,6 +9,7 @@ from onnxgrow.rules import (  # noqa: F401 - importing a family registers its ru
     indexing,
     joining,
     linear,
+    microsoft,
     movement,
     normalization,
     pooling,

@@ -25,7 +25,7 @@ from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
 from onnxgrow.verify.float64.kernels.dtype import to_float64
 from onnxgrow.verify.float64.kernels.registry import Array
-from onnxgrow.verify.float64.lockstep import Prepared, prepare
+from onnxgrow.verify.float64.prepared import Prepared, prepare
 from onnxgrow.verify.float64.rerandomise import tensors_of
 from onnxgrow.verify.float64.restrict import axes_of, old_region
 from onnxgrow.verify.report import AliveResult
@@ -39,6 +39,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 MOVED = 1e-13
 """Relative change that counts as movement."""
+ENOUGH = 2
+"""Inputs after which a set with some channels alive is not searched for more of them."""
+ROUNDINGS = 64.0
+"""The same in machine epsilons, where operators run in the model's own precision."""
 
 
 def check(
@@ -49,6 +53,8 @@ def check(
     shapes: Shapes | None = None,
 ) -> tuple[AliveResult, ...]:
     """For every channel set: how many of its new channels get a gradient on the given inputs.
+
+    Channels that rest are looked for on two inputs; a set of which all rest, on every input there is.
 
     Args:
         grown: The result.
@@ -66,9 +72,10 @@ def check(
         return ()
     try:
         probe = _Probe(grown, growth_map, sets, seed, shapes or {})
-        for feeds in feeds_list:
+        for index, feeds in enumerate(feeds_list):
             probe.run(feeds)
-            if all(r.alive == r.channels for r in map(probe.result, sets)):
+            found = [probe.result(s) for s in sets]
+            if all(r.alive == r.channels for r in found) or (index + 1 >= ENOUGH and all(r.alive for r in found)):
                 break
     except (NoFloat64Error, EvaluationError) as e:
         return tuple(AliveResult(s.name, s.new - s.old, None, f"not measured: {e}") for s in sets)
@@ -129,9 +136,21 @@ class _Probe:
             found[name] = array + mask * probe * (sign * STEP * scale)
         return found
 
+    def _moved_least(self) -> float:
+        """Relative change that counts as movement. Raises NoFloat64Error where rounding hides the probes."""
+        epsilons = [e for prepared in self.runs.values() for e in prepared.native.epsilons.values()]
+        least = max(MOVED, ROUNDINGS * max(epsilons, default=0.0))
+        if least > STEP / 4:
+            node = next(iter(self.runs["base"].native.epsilons))
+            raise NoFloat64Error(node.op_type, "it runs in a precision that hides the probes")
+        return least
+
     def run(self, feeds: Mapping[str, Any]) -> None:
         """Evaluate all four variations on one feed and remember what was active, moved or passed on."""
-        seen = {name: self._evaluate(prepared, feeds) for name, prepared in self.runs.items()}
+        values = {site.value for sites in self.sites.values() for site in sites}
+        seen = {name: self._evaluate(self.runs[name], feeds, values) for name in ("base", "up", "down")}
+        moved = [] if self.outputs_moved else self._evaluate(self.runs["readers"], feeds, set())[1]
+        least = self._moved_least()
         for site in {site for sites in self.sites.values() for site in sites}:
             base, up, down = (self._channels(site, seen[name][0][site.value]) for name in ("base", "up", "down"))
             source = self._source(site)
@@ -139,15 +158,15 @@ class _Probe:
             a, u, d = base[source < 0], up[source < 0], down[source < 0]
             rise, fall = np.abs(u - a), np.abs(d - a)
             apart = np.abs(u - d) > 1e-6 * np.maximum(rise, fall)
-            passing = ((rise > MOVED * scale) & (fall > MOVED * scale) & apart).any(axis=1)
+            passing = ((rise > least * scale) & (fall > least * scale) & apart).any(axis=1)
             active = (np.abs(a) > 0).any(axis=1) if site.reader else np.zeros(len(a), bool)
             nothing = np.zeros(len(a), bool)
             self.active[site] = self.active.get(site, nothing) | active
             self.passing[site] = self.passing.get(site, nothing) | passing
             self.old_active[site] = self.old_active.get(site, False) or bool(np.any(base[source >= 0]))
-        for old, new in zip(seen["base"][1], seen["readers"][1], strict=True):
+        for old, new in zip(seen["base"][1], moved, strict=not self.outputs_moved):
             found = difference(old, new)
-            self.outputs_moved |= bool(found.fault) or found.relative > MOVED
+            self.outputs_moved |= bool(found.fault) or found.relative > least
 
     def _source(self, site: Site) -> Array:
         """Old index of each line of :meth:`_channels`; a contraction counts as one new channel."""
@@ -161,8 +180,9 @@ class _Probe:
             return old_region(x, axes_of(site.value, self.growth_map)).reshape(1, -1)
         return np.moveaxis(x, site.axis, 0).reshape(x.shape[site.axis], -1)
 
-    def _evaluate(self, prepared: Prepared, feeds: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-        names = {site.value for sites in self.sites.values() for site in sites}
+    @staticmethod
+    def _evaluate(prepared: Prepared, feeds: Mapping[str, Any], names: set[str]) -> tuple[dict[str, Any], list[Any]]:
+        """The named values and the graph outputs."""
         values = [v for v in (*prepared.graph.inputs, *prepared.by_name.values()) if v.name in names]
         run = prepared.interpreter(prepared.inputs(feeds), [*values, *prepared.graph.outputs])
         for _ in run.steps():
@@ -189,7 +209,9 @@ class _Probe:
         if all(site.reader for site in sites) and not any(self.old_active[site] for site in sites):
             return AliveResult(s.name, count, None, "the old channels are dead on these inputs, too")
         note = "no gradient reaches its readers or its writers on these inputs"
-        return AliveResult(s.name, count, 0, note, hopeless=not any(map(self._writes, self.layout.tensors_named(s.writers))))
+        return AliveResult(
+            s.name, count, 0, note, hopeless=not any(map(self._writes, self.layout.tensors_named(s.writers)))
+        )
 
     @staticmethod
     def _note(site: Site, through_readers: bool) -> str:

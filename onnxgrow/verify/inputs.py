@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.concrete.inputs import sample_inputs
-from onnxgrow.concrete.pin import real_inputs
+from onnxgrow.concrete.pin import input_specs, real_inputs
 from onnxgrow.concrete.runnable import find_runnable, second_variant
 from onnxgrow.errors import UnsupportedError
 from onnxgrow.verify.sessions import ModelSource, RefusedError, RuntimeSession, run_original, try_open
@@ -19,6 +20,10 @@ __all__ = ["Variant", "variants"]
 
 SAMPLES = 2
 """Sampled feeds per set of sizes, besides what the user gives."""
+FEW = 2
+"""Samples in a small batch of the first set of sizes; each further set has one more."""
+PLENTY = 65_536
+"""Entries of an input that are never saved at: a vector needs many samples to bring every channel to life."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,19 @@ class Variant:
         shapes: Input name → shape.
         feeds: At least one mapping of input name → array with which the original runs.
         notes: Samples that were left out, and why.
+        few: The same feeds with fewer samples in a batch of free size, for evaluations that cost much; the feeds
+            themselves where the batch is fixed, or the user's.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     feeds: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = field(default=())
+    few: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def few_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Input name → shape in :attr:`few`."""
+        return {name: tuple(np.shape(self.few[0][name])) for name in self.shapes}
 
 
 def variants(
@@ -67,7 +80,36 @@ def variants(
     second = second_variant(original, shapes, input_shapes, given, seed=seed)
     if second is not None:
         found.append(_variant(original, session, *second, given, seed + 1))
-    return tuple(found)
+    batched = [] if given or input_shapes else _batched(original)
+    return tuple(replace(v, few=_fewer(session, v, batched, FEW + i)) for i, v in enumerate(found))
+
+
+def _batched(original: ir.Model) -> list[str]:
+    """Inputs whose first dimension is a batch of free size: one symbol, of that place only, and more behind it."""
+    specs = input_specs(original)
+    first = {spec.dims[0].symbol for spec in specs if spec.dims and len(spec.dims) > 1}
+    symbol = next(iter(first)) if len(first) == 1 else ""
+    places = {axis for spec in specs for axis, dim in enumerate(spec.dims or ()) if symbol and symbol in dim.symbol}
+    return [spec.name for spec in specs if spec.dims and spec.dims[0].symbol == symbol] if places == {0} else []
+
+
+def _fewer(
+    session: RuntimeSession, variant: Variant, batched: Sequence[str], count: int
+) -> tuple[Mapping[str, Any], ...]:
+    """The first samples of each feed: ``count``, or as many as make up :data:`PLENTY` entries.
+
+    The whole feeds where the original does not run on so few.
+    """
+    sample = sum(math.prod(variant.shapes[name][1:]) for name in batched)
+    count = max(count, -(-PLENTY // max(sample, 1)))
+    few = [{name: x[:count] if name in batched else x for name, x in feeds.items()} for feeds in variant.feeds]
+    try:
+        for whole, part in zip(variant.feeds, few, strict=True) if batched else ():
+            if _has_nan(run_original(session, part)) and not _has_nan(run_original(session, whole)):
+                return variant.feeds
+    except UnsupportedError:
+        return variant.feeds
+    return tuple(few)
 
 
 def _variant(

@@ -45,8 +45,7 @@ def moved_weights(source: ModelSource, seed: int) -> ModelSource:
     proto = source.proto()
     budget = WEIGHT_LIMIT
     for index, tensor in enumerate(_weights(proto)):
-        folder = "" if source.folder is None else str(source.folder)
-        array = onnx.numpy_helper.to_array(tensor, folder)
+        array = source.array(tensor)
         if not _is_float(array) or array.size <= 1 or array.nbytes > budget:
             continue
         budget -= array.nbytes

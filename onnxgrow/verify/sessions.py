@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
+from onnxgrow.concrete.session import as_ort_value, skeleton_of
 from onnxgrow.errors import EnvironmentFault, GrowError, UnsupportedError, UsageError
 
 __all__ = [
@@ -96,10 +98,12 @@ class ModelSource:
     Attributes:
         model: Bytes, or the path of a file (needed above 2 GB).
         folder: Where external data lies; for bytes that refer to it.
+        weights: Initializers that lie in memory and that the bytes only refer to, by name.
     """
 
     model: bytes | Path
     folder: Path | None = None
+    weights: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: bytes | str | os.PathLike[str] | ModelSource) -> ModelSource:
@@ -111,6 +115,26 @@ class ModelSource:
         path = Path(model)
         return cls(path, path.parent)
 
+    @classmethod
+    def of_model(cls, model: ir.Model) -> ModelSource:
+        """Without a copy of its large weights: ONNX Runtime maps them from their file, or borrows them.
+
+        Raises:
+            UnsupportedError: Without these weights it is still too large for a protobuf.
+        """
+        skeleton = skeleton_of(model)
+        try:
+            data = skeleton.proto.SerializeToString()
+        except ValueError as e:
+            raise UnsupportedError("model", f"its graph is too large for ONNX Runtime: {one_line(e)}") from e
+        return cls(data, Path(skeleton.folder) if skeleton.folder else None, skeleton.weights)
+
+    def array(self, tensor: onnx.TensorProto) -> Any:
+        """The data of an initializer of :meth:`proto`, wherever it lies."""
+        if tensor.name in self.weights and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            return self.weights[tensor.name]
+        return onnx.numpy_helper.to_array(tensor, "" if self.folder is None else str(self.folder))
+
     def proto(self) -> onnx.ModelProto:
         """The parsed model without its external data."""
         if isinstance(self.model, bytes):
@@ -121,7 +145,9 @@ class ModelSource:
 
     def with_proto(self, proto: onnx.ModelProto) -> ModelSource:
         """A variation of this model that reads the same external data."""
-        return ModelSource(proto.SerializeToString(), self.folder)
+        external = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+        weights = {name: x for name, x in self.weights.items() if name in external}
+        return ModelSource(proto.SerializeToString(), self.folder, weights)
 
 
 @dataclass(frozen=True)
@@ -132,11 +158,13 @@ class RuntimeSession:
         session: The ``onnxruntime.InferenceSession``.
         provider: ``cpu`` or ``cuda``.
         nodes: Provider → number of nodes it was given, fused ones counted once.
+        borrowed: Weights that have to live as long as the session.
     """
 
     session: Any
     provider: str
     nodes: Mapping[str, int] = field(default_factory=dict)
+    borrowed: Sequence[Any] = ()
 
     @property
     def output_names(self) -> list[str]:
@@ -250,6 +278,9 @@ def open_session(source: ModelSource, provider: str, *, optimised: bool, strict:
     model = source.model if isinstance(source.model, bytes) else str(source.model)
     folder = source.folder if isinstance(source.model, bytes) else None
     options = _options(runtime, optimised, cuda and strict, folder)
+    borrowed = [as_ort_value(x) for x in source.weights.values()]
+    if borrowed:
+        options.add_external_initializers(list(source.weights), borrowed)
     with _quiet(runtime):
         try:
             session = runtime.InferenceSession(model, options, providers=providers)
@@ -263,7 +294,7 @@ def open_session(source: ModelSource, provider: str, *, optimised: bool, strict:
             raise
     if cuda and CUDA not in session.get_providers():
         raise EnvironmentFault("provider cuda", "ONNX Runtime fell back to the CPU", "verify with provider cpu")
-    return RuntimeSession(session, provider, _assignment(session))
+    return RuntimeSession(session, provider, _assignment(session), borrowed)
 
 
 class RefusedError(Exception):

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxgrow.growth_map import AxisMap, GrowthMap, TensorGrowth
 from onnxgrow.verify.float64.interpreter import values_read
 from onnxgrow.verify.float64.kernels.registry import Array
-from onnxgrow.verify.float64.lockstep import Prepared
+from onnxgrow.verify.float64.prepared import Prepared
 from onnxgrow.verify.float64.restrict import Origin, axes_of, origins
 
 __all__ = ["Layout", "Site", "entries"]
@@ -100,7 +100,7 @@ class Layout:
         """The grown axes of a weight along which its node makes new channels, as opposed to reading them."""
         found: set[int] = set()
         for node, read in self.data_nodes(name):
-            if read.name == name:
+            if read.name == name and node.domain in ("", "ai.onnx"):
                 found |= set(growth.axes) & _writing(node, node.inputs.index(read), rank)
             else:
                 made = [m for v in node.outputs for m in axes_of(v.name or "", self.growth_map).values()]

@@ -16,8 +16,8 @@ from onnxgrow.growth_map import AxisMap, GrowthMap, Segment, TensorGrowth
 from onnxgrow.verify.float64 import EvaluationError, NoFloat64Error, prepare, run_tier
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import KERNELS
-from onnxgrow.verify.float64.lockstep import Noise
 from onnxgrow.verify.float64.rerandomise import rerandomise
+from onnxgrow.verify.float64.twins import Noise
 from onnxgrow.verify.report import TierStatus
 
 RNG = np.random.default_rng(5)
@@ -452,7 +452,7 @@ def test_functions_of_the_model_are_evaluated_and_the_model_is_left_alone() -> N
 def test_large_models_are_converted_at_each_use(monkeypatch: pytest.MonkeyPatch) -> None:
     original, grown, growth = grown_mlp()
     small = run_tier(original, grown, growth, [X])
-    monkeypatch.setattr("onnxgrow.verify.float64.lockstep.SMALL", 0)
+    monkeypatch.setattr("onnxgrow.verify.float64.prepared.SMALL", 0)
     large = run_tier(original, grown, growth, [X])
     assert large.status is TierStatus.PASSED
     assert dict(large.figures) == dict(small.figures)

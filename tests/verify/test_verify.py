@@ -10,14 +10,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from by_hand import copy, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
+from by_hand import MLP, copy, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
 
 from onnxgrow.errors import BadInputError, EnvironmentFault, UnsupportedError, UsageError
 from onnxgrow.growth_map import METADATA_KEY, TensorGrowth
+from onnxgrow.io import load, save_bytes
 from onnxgrow.io.digest import tensor_digest
-from onnxgrow.verify import Report, TierStatus, Verdict, sessions
+from onnxgrow.verify import Report, TierStatus, Verdict, judge, sessions
+from onnxgrow.verify.inputs import variants
 from onnxgrow.verify.judge import verify
+from onnxgrow.verify.noise import moved_weights
+from onnxgrow.verify.sessions import ModelSource
 
+RNG = np.random.default_rng(5)
 TIERS = ("accounting", "certificate", "float64", "runtime")
 
 
@@ -219,3 +224,96 @@ def test_an_unlisted_tensor_change_is_not_equivalent() -> None:
     assert verify(original, grown, growth, provider="cpu").verdict is Verdict.NOT_EQUIVALENT
     listed = replace(growth, tensors={**growth.tensors, "b2": TensorGrowth(formula="trust me")})
     assert verify(original, grown, listed, provider="cpu").verdict is Verdict.NOT_EQUIVALENT
+
+
+def plain(x: object) -> bool:
+    """Whether ``x`` is made of JSON's own types; NumPy's numbers pass as floats and integers in an isinstance."""
+    if type(x) is dict:
+        return all(type(k) is str and plain(v) for k, v in x.items())
+    if type(x) is list:
+        return all(map(plain, x))
+    return x is None or type(x) in (str, int, float, bool)
+
+
+@pytest.mark.parametrize("fault", [0.0, 1e-2, np.nan, np.inf])
+@pytest.mark.parametrize("make", [grown_mlp, grown_cnn])
+def test_reports_hold_plain_types_only(make, fault: float) -> None:
+    original, grown, growth = make()
+    if fault:
+        w = weight(grown, "w2")
+        w[1, 1] = fault
+        growth = reweigh(grown, growth, "w2", w)
+    report = verify(original, grown, growth, provider="cpu")
+    assert report.ok is not bool(fault)
+    assert plain(report.to_json())
+    json.dumps(report.to_json(), allow_nan=False)
+    assert not plain({"x": np.float64(1)})  # the control
+    assert not plain({"x": [np.int64(1)]})
+
+
+def test_large_batches_are_cut_for_the_costly_tiers_only() -> None:
+    for variant in variants(mlp(), ModelSource.of(save_bytes(mlp()))):
+        assert variant.few_shapes == variant.shapes  # small inputs stay whole
+    wide = text_model(WIDE, {"w": np.ones((2, 3, 1, 1), np.float32)})
+    found = variants(wide, ModelSource.of(save_bytes(wide)))
+    assert [v.few_shapes["x"] for v in found] == [(2, 3, 192, 192), (3, 3, 192, 192)]
+    assert all(v.shapes["x"][0] >= 5 for v in found)
+    assert np.array_equal(found[0].few[0]["x"], found[0].feeds[0]["x"][:2])
+    given = {"x": np.zeros((4, 3, 192, 192), np.float32)}
+    assert variants(wide, ModelSource.of(save_bytes(wide)), given)[0].few_shapes == {"x": (4, 3, 192, 192)}
+
+
+WIDE = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,3,192,192] x) => (float[N,2,192,192] y) { y = Conv(x, w) }"""
+
+
+def wide_mlp(tmp_path: Path | None):
+    """An MLP with weights above the size that stays inside a protobuf; with a folder, mapped from files."""
+    weights = {n: RNG.normal(size=s).astype(np.float32) for n, s in (("w1", (6, 400)), ("b1", (400,)))}
+    weights |= {n: RNG.normal(size=s).astype(np.float32) for n, s in (("w2", (400, 3)), ("b2", (3,)))}
+    original, grown, growth = grown_mlp(text_model(MLP, weights), old=400, new=430)
+    if tmp_path is None:
+        return original, grown, growth
+    loaded = []
+    for name, model in (("old", original), ("new", grown)):
+        path = tmp_path / name / "model.onnx"
+        path.parent.mkdir()
+        onnx.save(ir.to_proto(model), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        loaded.append(load(path).model)
+    return loaded[0], loaded[1], growth
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_large_models_are_lent_to_onnx_runtime_without_serialising_them(
+    mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, grown, growth = wide_mlp(tmp_path if mapped else None)
+    usual = verify(original, grown, growth, provider="cpu")
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("serialised")
+
+    monkeypatch.setattr(judge, "INLINE", 1000)
+    monkeypatch.setattr(judge, "save_bytes", refuse)
+    lent = verify(original, grown, growth, provider="cpu")
+    assert lent.verdict is usual.verdict is Verdict.EQUIVALENT
+    before, after = usual.tier("runtime"), lent.tier("runtime")
+    assert after.figures["values_compared"] == before.figures["values_compared"] > 0
+    w = weight(grown, "w2")
+    w[410, 0] = 1e-2
+    growth = reweigh(grown, growth, "w2", w)
+    report = verify(original, grown, growth, provider="cpu", tiers=["accounting", "runtime"])
+    assert report.tier("runtime").status is TierStatus.FAILED
+
+
+def test_weights_that_are_lent_can_be_moved_by_noise() -> None:
+    original = wide_mlp(None)[0]
+    source = ModelSource.of_model(original)
+    assert set(source.weights) == {"w1", "b1", "w2"}
+    assert len(source.model) < 2000
+    noisy = moved_weights(source, 0)
+    assert not noisy.weights
+    for tensor in noisy.proto().graph.initializer:
+        old, new = weight(original, tensor.name), onnx.numpy_helper.to_array(tensor)
+        assert np.all(old != new)
+        assert np.allclose(old, new, rtol=1e-6)

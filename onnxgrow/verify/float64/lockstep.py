@@ -1,244 +1,94 @@
 """Evaluates the original, the original with noise, and the result side by side in float64.
 
 Every value that all of them compute is compared: its old region under the growth map has to equal the original's, up to
-ten times the noise floor. The floor is measured, not assumed: in the noisy original every float input and node output
-is moved by one unit in the last place (relative 2⁻⁵², signs drawn), so an ill-conditioned network gets the bound it
-deserves and a faulty weight does not hide behind a constant tolerance.
+ten times the noise floor. The floor is measured, not assumed (:mod:`onnxgrow.verify.float64.twins`), so a faulty weight
+does not hide behind a constant tolerance.
+
+Nodes without a float64 implementation run in the model's own precision, in both models alike
+(:mod:`onnxgrow.verify.float64.native`). Where their outputs have the very same values, as in front of everything that
+grew, the comparison goes on as if nothing had happened. Where they differ, the node is *rounded*: its inputs still have
+to agree within the float64 bound and its weights bit for bit, and what lies behind it gets the bound that this node's
+own rounding measures. Such a comparison alone proves less, so the report names these nodes, and the runtime tier has
+to pass too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.compare import difference
-from onnxgrow.verify.float64.interpreter import Compiled, Constants, Interpreter, topological
-from onnxgrow.verify.float64.kernels import EvaluationError
-from onnxgrow.verify.float64.kernels.dtype import to_float64
+from onnxgrow.verify.float64.interpreter import Interpreter
+from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
+from onnxgrow.verify.float64.native import operator_name
+from onnxgrow.verify.float64.prepared import Prepared
 from onnxgrow.verify.float64.restrict import axes_of, counterparts, old_region, origins
+from onnxgrow.verify.float64.twins import EPSILON, Floor, Original, key_of
 
-__all__ = [
-    "CEILING",
-    "FLOORS",
-    "MARGIN",
-    "Comparison",
-    "GrownError",
-    "Measured",
-    "Noise",
-    "Prepared",
-    "lockstep",
-    "prepare",
-]
+__all__ = ["FLOORS", "MARGIN", "Comparison", "GrownError", "Measured", "lockstep"]
 
-EPSILON = 2.0**-52
 MARGIN = 10.0
 """Bound over measured floor."""
 FLOORS = 16 * EPSILON
 """Smallest bound: a few roundings, for values whose floor happens to be nothing."""
 CEILING = 1e-8
 """Largest bound: however ill-conditioned a network is, a fault of this size is not called noise."""
-
-JUMPS = frozenset({"Ceil", "Floor", "Round", "Sign"})
-"""Noise on their inputs flips whole units; the noisy run takes the original's values there."""
-
-
-class Noise:
-    """A deterministic stream of one-ulp perturbations, keyed by ``seed``."""
-
-    def __init__(self, seed: int) -> None:
-        self._bits = np.random.Philox(key=seed)
-
-    def __call__(self, x: Any) -> Any:
-        """``x`` with every entry moved by ± 2⁻⁵² of itself; what is no float64 array stays as it is."""
-        if not isinstance(x, np.ndarray) or x.dtype != np.float64 or x.size == 0:
-            return x
-        words = self._bits.random_raw(-(-x.size // 64))
-        signs = np.unpackbits(np.atleast_1d(words).view(np.uint8), count=x.size).reshape(x.shape)
-        with np.errstate(all="ignore"):
-            return np.where(signs.astype(bool), x * (1.0 + EPSILON), x * (1.0 - EPSILON))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One model made ready for evaluation; shared by all runs over it.
-
-    Attributes:
-        graph: The main graph, functions inlined.
-        order: Evaluation order.
-        by_name: Values that nodes compute, without those inside functions.
-        constants: Initializers in float64.
-    """
-
-    graph: ir.Graph
-    opsets: Mapping[str, int]
-    order: Sequence[ir.Node]
-    by_name: Mapping[str, ir.Value]
-    constants: Constants
-    compiled: dict[ir.Node, Compiled] = field(default_factory=dict)
-
-    def inputs(self, feeds: Mapping[str, Any]) -> dict[ir.Value, Any]:
-        """``feeds`` keyed by value. Raises EvaluationError where an input has no feed and no default."""
-        found = {}
-        for value in self.graph.inputs:
-            if value.name in feeds:
-                given = feeds[str(value.name)]
-                found[value] = given if isinstance(given, list) else np.asarray(given)
-            elif value.name not in self.graph.initializers:
-                raise EvaluationError(f"input {value.name}", "no value was given for it")
-        return found
-
-    def interpreter(self, feeds: Mapping[ir.Value, Any], keep: Sequence[ir.Value] = ()) -> Interpreter:
-        """A fresh run over ``feeds``."""
-        return Interpreter(self.graph, self.opsets, feeds, self.constants, None, keep, self.compiled, self.order)
-
-
-SMALL = 512_000_000
-"""Models below this many bytes of initializers keep their float64 copies; larger ones convert at every use."""
-
-
-def prepare(model: ir.Model, overrides: Mapping[str, Any] | None = None) -> Prepared:
-    """Get ``model`` ready; it is not changed.
-
-    Args:
-        model: Any model; functions are inlined in a copy.
-        overrides: Initializers to replace by unrounded values.
-
-    Raises:
-        NoFloat64Error: The graph cannot be ordered.
-    """
-    own = {v.name for node in model.graph for v in node.outputs if v.name}
-    if model.functions:
-        model = model.clone()
-        InlinePass()(model)
-    graph = model.graph
-    order = topological(graph)
-    total = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)
-    return Prepared(
-        graph,
-        dict(graph.opset_imports),
-        order,
-        {str(value.name): value for node in order for value in node.outputs if value.name in own},
-        Constants(overrides, keep=total < SMALL),
-    )
+CEILING_EPSILONS = 100.0
+"""The same behind a rounded node, in machine epsilons of its dtype."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One compared value: relative difference, floor and bound."""
+    """One compared value: relative difference, floor, bound, and the largest bound that more noise could give it."""
 
     name: str
     difference: float
     floor: float
     bound: float
     fault: str = ""
+    ceiling: float = CEILING
 
     @property
     def passed(self) -> bool:
         return not self.fault and self.difference <= self.bound
 
+    @property
+    def may_be_noise(self) -> bool:
+        """Whether a fault is small enough that more noise might excuse it."""
+        return not self.fault and self.difference <= self.ceiling
+
 
 @dataclass
 class Comparison:
-    """What one lockstep run found: all compared values, the graph outputs, and what had no counterpart."""
+    """What one lockstep run found.
+
+    Attributes:
+        values, outputs: Intermediate values and graph outputs that were compared.
+        by_shape: Number of values that depend on shapes only and are judged by what they lead to.
+        unmatched: Values of the original without a counterpart.
+        native: Nodes that ran in their own precision, by the names of their outputs in the original.
+        rounded: Those whose outputs are not exactly equal, with their machine epsilons.
+    """
 
     values: list[Measured] = field(default_factory=list)
     outputs: list[Measured] = field(default_factory=list)
     by_shape: int = 0
     unmatched: list[str] = field(default_factory=list)
+    native: list[str] = field(default_factory=list)
+    rounded: dict[str, float] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Measured]:
         return [m for m in (*self.values, *self.outputs) if not m.passed]
 
 
-class _Original:
-    """The original and its noisy twins, advanced together on demand."""
-
-    def __init__(
-        self, prepared: Prepared, feeds: Mapping[str, Any], seeds: Sequence[int], wanted: frozenset[str]
-    ) -> None:
-        inputs = prepared.inputs(feeds)
-        self.prepared = prepared
-        self.wanted = wanted
-        self.outputs = list(prepared.graph.outputs)
-        self.run = prepared.interpreter(inputs, self.outputs)
-        self.origins = origins(prepared.order, inputs, GrowthMap())
-        self.noises = [Noise(seed) for seed in seeds]
-        self.twins = [prepared.interpreter({v: noise(_doubled(x)) for v, x in inputs.items()}) for noise in self.noises]
-        self.held: dict[str, tuple[Any, float]] = {}
-        self.floors: dict[ir.Value, float] = {}
-        self._steps = self._advance()
-
-    def _advance(self) -> Iterator[None]:
-        for node in self.prepared.order:
-            outputs = self.run.evaluate(node)
-            floors = [0.0] * len(outputs)
-            for noise, twin in zip(self.noises, self.twins, strict=True):
-                moved = [
-                    self._noisy(node, value, old, new, noise)
-                    for value, old, new in zip(node.outputs, outputs, twin.evaluate(node), strict=True)
-                ]
-                for i, (old, new) in enumerate(zip(outputs, moved, strict=True)):
-                    found = difference(old, new)
-                    floors[i] = max(floors[i], 0.0 if found.fault else found.relative)
-                twin.store(node, moved)
-            for value, array, floor in zip(node.outputs, outputs, floors, strict=True):
-                self.floors[value] = floor
-                if value.name in self.wanted:
-                    self.held[value.name] = (array, floor)
-            self.run.store(node, outputs)
-            yield
-
-    def _noisy(self, node: ir.Node, value: ir.Value, old: Any, new: Any, noise: Noise) -> Any:
-        """The twin's own value plus noise; the original's where noise would count whole units, or not at all."""
-        smooth = isinstance(old, np.ndarray) and old.dtype == np.float64 and node.op_type not in JUMPS
-        if not smooth or not self.origins[value].data:
-            return old
-        return noise(new)
-
-    def get(self, name: str) -> tuple[Any, float] | None:
-        """Array and floor of a value, evaluating as far as needed; each value can be taken once."""
-        while name not in self.held:
-            try:
-                next(self._steps)
-            except StopIteration:
-                return None
-        return self.held.pop(name)
-
-    def finish(self) -> None:
-        """Evaluate what nothing asked for."""
-        for _ in self._steps:
-            self.held.clear()
-
-
-def _doubled(x: Any) -> Any:
-    return to_float64(x) if isinstance(x, np.ndarray) else x
-
-
-def _measure(name: str, old: Any, new: Any, floor: float) -> Measured:
-    found = difference(old, new)
-    bound = min(max(MARGIN * floor, FLOORS), CEILING)
-    return Measured(name, found.relative, floor, bound, found.fault)
-
-
 class GrownError(Exception):
     """The result cannot be evaluated where the original can."""
-
-
-def _restricted(name: str, old: Any, new: Any, floor: float, growth_map: GrowthMap) -> Measured:
-    axes = axes_of(name, growth_map)
-    if axes and isinstance(new, np.ndarray):
-        try:
-            new = old_region(new, axes)
-        except ValueError as e:
-            return Measured(name, np.inf, floor, FLOORS, str(e))
-    return _measure(name, old, new, floor)
 
 
 def lockstep(
@@ -251,42 +101,119 @@ def lockstep(
     """Evaluate both models on ``feeds`` and compare every value they share.
 
     Args:
-        original, grown: The models, see :func:`prepare`.
+        original, grown: The models, see :func:`onnxgrow.verify.float64.prepared.prepare`.
         growth_map: What the result claims about its values.
         feeds: Input name → array.
         seeds: One noisy original per seed; floors are the largest over all of them.
 
     Raises:
-        NoFloat64Error: An operator has no float64 implementation.
+        NoFloat64Error: An operator has no float64 implementation, and its own precision decides nothing.
         EvaluationError: The original fails on these inputs.
         GrownError: Only the result fails on them.
     """
-    stands_for = counterparts(grown.order, original.by_name, growth_map)
-    wanted = frozenset(stands_for.values())
-    removed = set(growth_map.removed)
-    old = _Original(original, feeds, seeds, wanted)
-    found = Comparison(unmatched=sorted(set(original.by_name) - wanted - removed))
-    run = grown.interpreter(grown.inputs(feeds), list(grown.graph.outputs))
-    kinds = origins(grown.order, run.values, growth_map)
-    for node in grown.order:
-        try:
-            outputs = run.evaluate(node)
-        except EvaluationError as e:
-            raise GrownError(str(e)) from e
+    found = _Run(original, grown, growth_map, feeds, seeds, {}).compare()
+    if found.rounded and found.faults:
+        # which nodes are rounded does not depend on noise, so now the floors behind them can be measured
+        found = _Run(original, grown, growth_map, feeds, seeds, found.rounded).compare()
+    return found
+
+
+class _Run:
+    """One pass over both models, with the rounded nodes known."""
+
+    def __init__(
+        self,
+        original: Prepared,
+        grown: Prepared,
+        growth_map: GrowthMap,
+        feeds: Mapping[str, Any],
+        seeds: Sequence[int],
+        rounded: Mapping[str, float],
+    ) -> None:
+        self.grown = grown
+        self.growth_map = growth_map
+        self.stands_for = counterparts(grown.order, original.by_name, growth_map)
+        wanted = frozenset(self.stands_for.values())
+        self.old = Original(original, feeds, seeds, wanted, rounded)
+        self.run: Interpreter = grown.interpreter(grown.inputs(feeds), list(grown.graph.outputs))
+        self.kinds = origins(grown.order, self.run.values, growth_map)
+        self.found = Comparison(unmatched=sorted(set(original.by_name) - wanted - set(growth_map.removed)))
+
+    def compare(self) -> Comparison:
+        found, old = self.found, self.old
+        for node in self.grown.order:
+            try:
+                outputs = self.run.evaluate(node)
+            except EvaluationError as e:
+                raise GrownError(str(e)) from e
+            faults = len(found.faults) if node in self.grown.native.epsilons else 0
+            measured = self._outputs(node, outputs)
+            if node in self.grown.native.epsilons:
+                self._native(node, measured, faults)
+            self.run.store(node, outputs)
+        if alone := old.finish():
+            raise NoFloat64Error(alone[0], "it runs in its own precision in the original only")
+        for before, after in zip(old.outputs, self.grown.graph.outputs, strict=False):
+            floor = old.floors.get(before) or Floor()
+            found.outputs.append(_measure(str(after.name), old.run.read(before), self.run.read(after), floor))
+        if len(old.outputs) != len(self.grown.graph.outputs):
+            found.outputs.append(Measured("graph outputs", np.inf, 0.0, 0.0, "their number differs"))
+        return found
+
+    def _outputs(self, node: ir.Node, outputs: Sequence[Any]) -> list[Measured]:
+        """Compare what a node computed with what its counterpart did."""
+        measured = []
         for value, new in zip(node.outputs, outputs, strict=True):
-            name = stands_for.get(value.name or "")
-            held = None if name is None else old.get(name)
+            name = self.stands_for.get(value.name or "")
+            held = None if name is None else self.old.get(name)
             if held is None:
                 continue
-            if kinds[value].comparable:
-                found.values.append(_restricted(str(value.name), held[0], new, held[1], growth_map))
+            if self.kinds[value].comparable:
+                measured.append(_restricted(str(value.name), held[0], new, held[1], self.growth_map))
             else:
-                found.by_shape += 1
-        run.store(node, outputs)
-    old.finish()
-    for before, after in zip(old.outputs, grown.graph.outputs, strict=False):
-        floor = old.floors.get(before, 0.0)
-        found.outputs.append(_measure(str(after.name), old.run.read(before), run.read(after), floor))
-    if len(old.outputs) != len(grown.graph.outputs):
-        found.outputs.append(Measured("graph outputs", np.inf, 0.0, 0.0, "their number differs"))
-    return found
+                self.found.by_shape += 1
+        self.found.values += measured
+        return measured
+
+    def _native(self, node: ir.Node, measured: Sequence[Measured], faults: int) -> None:
+        """Judge a node that ran in its own precision; ``faults``: number of those before it."""
+        key = self.stands_for.get(key_of(node), "")
+        inputs = self.old.native_inputs(key)
+        if inputs is None:
+            raise NoFloat64Error(operator_name(node), "it runs in its own precision in the result only")
+        self.found.native.append(key)
+        if all(not m.fault and m.difference == 0 for m in measured):
+            return
+        self.found.rounded[key] = self.grown.native.epsilons[node]
+        weights = [self._weight(value, old) for value, old in zip(node.inputs, inputs, strict=False) if value]
+        wrong = [m for m in weights if m is not None and not m.passed]
+        self.found.values += wrong
+        if any(m.fault for m in measured) and not faults and not wrong:
+            raise NoFloat64Error(
+                operator_name(node), "no float64 implementation, and rounding noise on its inputs flips its result"
+            )
+
+    def _weight(self, value: ir.Value, old: Any) -> Measured | None:
+        """The old region of a stored input has to be bit-equal; None for what is computed, or follows a formula."""
+        growth = self.growth_map.tensors.get(value.name or "")
+        if value in self.kinds or (growth is not None and growth.formula):
+            return None
+        found = _restricted(str(value.name), old, self.run.read(value), Floor(), self.growth_map)
+        return Measured(found.name, found.difference, 0.0, 0.0, found.fault)
+
+
+def _measure(name: str, old: Any, new: Any, floor: Floor) -> Measured:
+    found = difference(old, new)
+    ceiling = max(CEILING, CEILING_EPSILONS * floor.epsilon)
+    bound = min(max(MARGIN * floor.noise, MARGIN * floor.epsilon, FLOORS), ceiling)
+    return Measured(name, found.relative, floor.noise, bound, found.fault, ceiling)
+
+
+def _restricted(name: str, old: Any, new: Any, floor: Floor, growth_map: GrowthMap) -> Measured:
+    axes = axes_of(name, growth_map)
+    if axes and isinstance(new, np.ndarray):
+        try:
+            new = old_region(new, axes)
+        except ValueError as e:
+            return Measured(name, np.inf, floor.noise, FLOORS, str(e))
+    return _measure(name, old, new, floor)

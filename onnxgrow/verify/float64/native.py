@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxgrow.concrete.infer import concretize
+from onnxgrow.concrete.infer import Concrete, concretize
 from onnxgrow.concrete.trace import complete
-from onnxgrow.errors import UnsupportedError
+from onnxgrow.errors import GrowError
 from onnxgrow.verify.float64.interpreter import Compiled
 from onnxgrow.verify.float64.kernels import NoFloat64Error, RandomError
 from onnxgrow.verify.float64.kernels.dtype import to_float64
@@ -53,7 +53,8 @@ class NativeOperators:
         self.epsilons: dict[ir.Node, float] = {}
         self._model = model
         self._feeds: Mapping[str, Any] | None = None
-        self._inferred: Mapping[str, ir.DataType] | None = None
+        self._static: Concrete | None = None
+        self._traced = False
 
     def runs_on(self, feeds: Mapping[str, Any]) -> None:
         """Tell which inputs the model gets; the first ones are used where dtypes have to be inferred."""
@@ -126,17 +127,20 @@ class NativeOperators:
             return None
         if value.dtype is not None and value.dtype != ir.DataType.UNDEFINED:
             return value.dtype
-        return self._infer().get(value.name or "")
+        return self._infer(value.name or "")
 
-    def _infer(self) -> Mapping[str, ir.DataType]:
-        if self._inferred is None:
-            feeds = {k: x for k, x in (self._feeds or {}).items() if isinstance(x, np.ndarray)}
-            try:
-                found = concretize(self._model, {k: x.shape for k, x in feeds.items()})
-                self._inferred = complete(self._model, found, feeds).dtypes
-            except UnsupportedError:
-                self._inferred = {}
-        return self._inferred
+    def _infer(self, name: str) -> ir.DataType | None:
+        """From the inputs' shapes; where that does not reach, from one run of the model."""
+        feeds = {k: x for k, x in (self._feeds or {}).items() if isinstance(x, np.ndarray)}
+        try:
+            if self._static is None:
+                self._static = concretize(self._model, {k: x.shape for k, x in feeds.items()})
+            if name not in self._static.dtypes and not self._traced:
+                self._traced = True
+                self._static = complete(self._model, self._static, feeds)
+        except GrowError:
+            return None
+        return self._static.dtypes.get(name)
 
 
 def _rounded(x: Any, dtype: ir.DataType | None) -> Any:

@@ -24,7 +24,7 @@ from onnxgrow.verify.float64.kernels.dtype import to_float64
 from onnxgrow.verify.float64.prepared import Prepared
 from onnxgrow.verify.float64.restrict import origins
 
-__all__ = ["EPSILON", "Floor", "Noise", "Original"]
+__all__ = ["EPSILON", "Floor", "Noise", "Original", "key_of"]
 
 EPSILON = 2.0**-52
 
@@ -81,7 +81,7 @@ class Original:
         feeds: Input name → array.
         seeds: One twin per seed.
         wanted: Names of values that will be taken with :meth:`get`.
-        rounded: First output of each rounded node → its machine epsilon.
+        rounded: Key (see :func:`key_of`) of each rounded node → its machine epsilon.
 
     Attributes:
         run: The evaluation without noise; holds the graph outputs at the end.
@@ -113,7 +113,7 @@ class Original:
     def _advance(self) -> Iterator[None]:
         for node in self.prepared.order:
             outputs = self.run.evaluate(node)
-            key = node.outputs[0].name or ""
+            key = key_of(node)
             if node in self.prepared.native.epsilons:
                 self._native[key] = [self.run.read(v) for v in node.inputs]
             epsilon = max((self.floors[v].epsilon for v in values_read(node) if v in self.floors), default=0.0)
@@ -141,7 +141,7 @@ class Original:
         if not smooth or not self._origins[value].data:
             return old
         if node in self.prepared.native.epsilons:
-            epsilon = self._rounded.get(node.outputs[0].name or "")
+            epsilon = self._rounded.get(key_of(node))
             return noise(old) if epsilon is None else noise(new, epsilon)
         return noise(new)
 
@@ -155,13 +155,19 @@ class Original:
         return self._held.pop(name)
 
     def native_inputs(self, name: str) -> list[Any] | None:
-        """Inputs of the evaluated node with first output ``name``, if it ran in its own precision."""
+        """Inputs of the evaluated node of this key, if it ran in its own precision."""
         return self._native.pop(name, None)
 
-    def finish(self) -> None:
-        """Evaluate what nothing asked for."""
+    def finish(self) -> list[str]:
+        """Evaluate what nothing asked for; the keys of native nodes that :meth:`native_inputs` was not asked for."""
         for _ in self._steps:
             self._held.clear()
+        return list(self._native)
+
+
+def key_of(node: ir.Node) -> str:
+    """The name of a node's first named output."""
+    return next((v.name for v in node.outputs if v.name), "")
 
 
 def _doubled(x: Any) -> Any:

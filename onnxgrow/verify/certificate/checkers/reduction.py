@@ -108,7 +108,7 @@ def check_top_k(pair: Pair) -> None:
                 agree(a, b, f"axis {number}")
 
 
-@register("CumSum")
+@register("CumSum", "CumProd")
 def check_cum_sum(pair: Pair) -> None:
     pair.same_attributes()
     x, claim = pair.input(0), pair.claim()

@@ -23,6 +23,7 @@ __all__ = ["PLACING", "taps_stay"]
 PLACING = ("auto_pad", "kernel_shape", "output_shape", "pads")
 """Attributes that place the taps; all others have to be the same."""
 
+_COMPUTING = ("auto_pad", "output_shape")
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
@@ -50,18 +51,36 @@ class _Window:
         require(mode in ("NOTSET", "VALID", *_SAME), f"auto_pad is {mode!r}")
         return mode
 
-    def explicit(self) -> tuple[int, ...]:
-        if self.auto_pad() == "VALID":
-            return (0,) * len(self.sizes)
-        pads = self.ints("pads", 0, 2)
+    def computed(self) -> bool:
+        """Whether pads follow from sizes."""
+        return self.auto_pad() in _SAME or "output_shape" in self.node.attributes
+
+    def explicit(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Leading and trailing pads that are written down."""
+        rank = len(self.sizes)
+        pads = (0,) * (2 * rank) if self.auto_pad() == "VALID" else self.ints("pads", 0, 2)
         require(min(pads, default=0) >= 0, "a pad is negative")
-        return pads[: len(self.sizes)]
+        return pads[:rank], pads[rank:]
+
+    def check_size(self, transposed: bool) -> None:
+        """Explicit pads must lead to the output's size: shape inference alone may round where a runtime refuses."""
+        if self.computed():
+            return
+        strides, extras = self.ints("strides", 1), self.ints("output_padding", 0)
+        around = zip(self.sizes, *self.explicit(), self.extents(), strides, extras, self.out, strict=True)
+        for n, begin, end, extent, stride, extra, out in around:
+            if transposed:
+                fits = (n - 1) * stride + extra + extent - begin - end == out
+            else:
+                span = n + begin + end - extent
+                fits = span >= 0 and span // stride + 1 == out
+            require(fits, f"its pads do not lead to an output of size {out}")
 
     def begins(self) -> tuple[int, ...]:
         """Leading pads of a Conv."""
         mode = self.auto_pad()
         if mode not in _SAME:
-            return self.explicit()
+            return self.explicit()[0]
         found = []
         for n, s, e in zip(self.sizes, self.ints("strides", 1), self.extents(), strict=True):
             total = max((-(-n // s) - 1) * s + e - n, 0)
@@ -73,8 +92,9 @@ class _Window:
 
         The versions of the specification, and the runtimes, disagree which side gets the larger half.
         """
-        if self.auto_pad() not in _SAME and "output_shape" not in self.node.attributes:
-            return self.explicit(), self.explicit()
+        if not self.computed():
+            begins, _ = self.explicit()
+            return begins, begins
         totals = [
             max((n - 1) * s + p + e - o, 0)
             for n, s, p, e, o in zip(
@@ -98,6 +118,13 @@ def taps_stay(pair: Pair, x: Proved, w: Proved, claim: Claim, *, transposed: boo
         claim: On the output, whose spatial axes are known not to have grown.
         transposed: Whether it is a ConvTranspose.
     """
+    if all(axis.identity for axis in w.axes[2:]):
+        pair.same_attributes("group")
+        return
+    # A computed pad may become an explicit one, never the other way round: the sizes at hand are not all sizes.
+    pair.same_attributes(
+        "group", *(name for name in PLACING if name not in _COMPUTING or name not in pair.node.attributes)
+    )
     shape, old_shape = pair.shapes(claim)
     new = _Window(pair.node, x.shape[2:], w.shape[2:], shape[2:])
     old = _Window(pair.original, x.old_shape[2:], w.old_shape[2:], old_shape[2:])
@@ -107,6 +134,7 @@ def taps_stay(pair: Pair, x: Proved, w: Proved, claim: Claim, *, transposed: boo
             stored is None or tuple(stored.as_ints()) == tuple(window.kernel),
             "attribute 'kernel_shape' is not the shape of the weight",
         )
+    new.check_size(transposed)
     shifts = []
     for number, axis in enumerate(w.axes[2:]):
         if axis.identity:

@@ -15,7 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["KERNELS", "Array", "Call", "EvaluationError", "Kernel", "NoFloat64Error", "RandomError", "is_float64", "kernel"]
+__all__ = [
+    "KERNELS",
+    "Array",
+    "Call",
+    "EvaluationError",
+    "Kernel",
+    "NoFloat64Error",
+    "RandomError",
+    "is_float64",
+    "kernel",
+]
 
 Array = npt.NDArray[Any]
 

@@ -1,0 +1,73 @@
+"""Tools for large models, on small ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from onnxgrow.io import load
+from tools.make_big import make_big
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+
+
+@pytest.mark.parametrize("embedding", [0.0, 0.001])
+def test_big_models_are_valid_and_run(tmp_path: Path, embedding: float) -> None:
+    path = tmp_path / "m.onnx"
+    assert make_big(path, 0.003, width=64, embedding=embedding) > 5
+    onnx.checker.check_model(str(path))
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    x = np.arange(3) if embedding else np.ones((3, 64), np.float32)
+    [y] = session.run(None, {"x": x})
+    assert np.isfinite(y).all()
+    assert y.any()
+
+
+@linux
+def test_sparse_models_take_little_room(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    make_big(path, 0.05, width=512, sparse=True)
+    status = path.with_suffix(".data").stat()
+    assert status.st_size > 40e6
+    assert status.st_blocks * 512 < 10e6
+    assert len(load(path).model.graph.initializers) > 3
+
+
+@linux
+def test_the_benchmark_sees_the_memory_a_process_takes() -> None:
+    from tools.bench_big import measure
+
+    code = "import time; x = bytearray(b'1') * 200_000_000; time.sleep(0.3)"
+    large, small = (
+        measure([sys.executable, "-c", code]),
+        measure([sys.executable, "-c", "import time; time.sleep(0.3)"]),
+    )
+    assert large.anonymous > 190e6 > 50e6 > small.anonymous
+    assert measure([sys.executable, "-c", "raise SystemExit('no')"]).failed == "no"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
+    from tools.torture_save import torture
+
+    seen = torture(tmp_path, kills=4, megabytes=1.0)
+    assert (seen["whole"], seen["mixed"], seen["lost"], seen["stale"]) == (4, 0, 0, 0)
+    assert seen["writing"], "no blow fell while a writer was writing"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_the_torture_notices_a_writer_that_is_not_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools import torture_save
+
+    careless = "import sys, time\nprint('ready', flush=True)\nopen(sys.argv[1], 'wb').close()\ntime.sleep(60)"
+    monkeypatch.setattr(torture_save, "WRITER", careless)
+    monkeypatch.setattr(torture_save.time, "monotonic", iter(range(0, 10**6, 10)).__next__)
+    monkeypatch.setattr(torture_save.time, "sleep", lambda _: subprocess.run(["sleep", "0.5"], check=True))
+    assert torture_save.torture(tmp_path, kills=1, megabytes=0.1)["lost"] == 1
