@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxgrow.api import Inspection, apply, inspect, verify, widen
+    from onnxgrow.api import Inspection, apply, enlarge_kernel, inspect, verify, widen
     from onnxgrow.errors import (
         BadInputError,
         EnvironmentFault,
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     )
     from onnxgrow.growth_map import GrowthMap
     from onnxgrow.io import load, save
-    from onnxgrow.passes import GrowthPass, GrowthResult, Proof, Sequential, Widen
+    from onnxgrow.passes import EnlargeKernel, GrowthPass, GrowthResult, Proof, Sequential, Widen
     from onnxgrow.verify.report import Report, Verdict
 
 __all__ = [
     "BadInputError",
+    "EnlargeKernel",
     "EnvironmentFault",
     "GrowError",
     "GrowthMap",
@@ -45,6 +46,7 @@ __all__ = [
     "Verdict",
     "Widen",
     "apply",
+    "enlarge_kernel",
     "inspect",
     "load",
     "save",
@@ -53,7 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "onnxgrow.api": ("Inspection", "apply", "inspect", "widen"),
+    "onnxgrow.api": ("Inspection", "apply", "enlarge_kernel", "inspect", "widen"),
     "onnxgrow.errors": (
         "BadInputError",
         "EnvironmentFault",
@@ -64,7 +66,7 @@ _HOMES = {
     ),
     "onnxgrow.growth_map": ("GrowthMap",),
     "onnxgrow.io": ("load", "save"),
-    "onnxgrow.passes": ("GrowthPass", "GrowthResult", "Proof", "Sequential", "Widen"),
+    "onnxgrow.passes": ("EnlargeKernel", "GrowthPass", "GrowthResult", "Proof", "Sequential", "Widen"),
     "onnxgrow.verify.report": ("Report", "Verdict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

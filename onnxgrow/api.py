@@ -1,8 +1,9 @@
-"""The library in functions: load, inspect, widen, verify, save."""
+"""The library in functions: load, inspect, grow, verify, save."""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,19 @@ from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io import Loaded, give_back, load, stage
 from onnxgrow.passes.base import GrowthPass, GrowthResult, Progress, Proof, prove
+from onnxgrow.passes.enlarge_kernel import EnlargeKernel
 from onnxgrow.passes.widen import Widen
 from onnxgrow.plan import WidenPlan
 from onnxgrow.verify.report import Report
 
-__all__ = ["Inspection", "apply", "inspect", "plan", "verify", "widen"]
+__all__ = ["Inspection", "apply", "enlarge_kernel", "inspect", "plan", "verify", "widen"]
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Inputs = Feeds | str | os.PathLike[str]
 Shapes = Mapping[str, Sequence[int]]
+
+INTERVAL = 12.0
+"""Seconds between two words about the progress of writing; longer than a log waits before it shows a step."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ def widen(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     external_data: bool | None = None,
+    max_shard_size: int | None = None,
+    link_unchanged: bool = False,
     progress: Progress | None = None,
 ) -> GrowthResult:
     """Make a trained network wider without changing what it computes; prove it.
@@ -120,6 +127,7 @@ def widen(
         output: Where to write the result; what is verified is the written file, before it gets its name.
         overwrite: Whether ``output`` may exist.
         external_data: Whether its weights go into a file beside it; decided by size when not given.
+        max_shard_size, link_unchanged: See :func:`onnxgrow.io.stage`.
         progress: Told what is being done.
 
     Returns:
@@ -143,6 +151,47 @@ def widen(
         seed=seed,
         proof=proof,
     )
+    return apply(
+        step,
+        loaded,
+        output=output,
+        overwrite=overwrite,
+        external_data=external_data,
+        max_shard_size=max_shard_size,
+        link_unchanged=link_unchanged,
+    )
+
+
+def enlarge_kernel(
+    model: object,
+    layers: Sequence[str] | str | None = None,
+    *,
+    to: int | Sequence[int],
+    inputs: Inputs | None = None,
+    input_shapes: Shapes | None = None,
+    provider: str = "auto",
+    output: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    external_data: bool | None = None,
+    progress: Progress | None = None,
+) -> GrowthResult:
+    """Give convolutions larger kernels without changing what they compute; prove it.
+
+    Args:
+        model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
+        layers, to: See :class:`onnxgrow.passes.EnlargeKernel`.
+        inputs, input_shapes, provider, output, overwrite, external_data, progress: As for :func:`widen`.
+
+    Returns:
+        As :func:`widen`.
+
+    Raises:
+        NotEquivalentError: The result was not proved; nothing was written. The report is attached.
+        GrowError: The request, the model or the machine is at fault; nothing was written.
+    """
+    loaded = load(model)
+    proof = Proof(_feeds(inputs, loaded), input_shapes, provider, progress=progress)
+    step = EnlargeKernel(layers, to=to, proof=proof)
     return apply(step, loaded, output=output, overwrite=overwrite, external_data=external_data)
 
 
@@ -158,8 +207,13 @@ def apply(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     external_data: bool | None = None,
+    max_shard_size: int | None = None,
+    link_unchanged: bool = False,
 ) -> GrowthResult:
     """Run one pass on a model and, with ``output``, write the result once the written file is proved.
+
+    With ``output`` nothing holds the model in memory: weights are computed while they are written, and what is
+    proved is the file.
 
     Raises:
         NotEquivalentError: The result was not proved; nothing was written.
@@ -171,12 +225,35 @@ def apply(
     step.requires(loaded.model)
     grown = step.grow(loaded.model)
     step.proof.say("writing")
-    with stage(grown.model, Path(output), external_data=external_data, overwrite=overwrite) as staged:
+    with stage(
+        grown.draft,
+        Path(output),
+        external_data=external_data,
+        overwrite=overwrite,
+        max_shard_size=max_shard_size,
+        link_unchanged=link_unchanged,
+        seal=grown.writing(),
+        progress=_Told(step.proof),
+    ) as staged:
         written = load(staged.path)
-        report = prove(loaded.model, written.model, grown, step.proof)
+        report = prove(loaded.model, written.model, grown, step.proof, grown_path=staged.path)
         staged.commit()
     model_out = give_back(loaded, grown.model)
     return GrowthResult(model_out, True, grown.growth_map, report, grown.plan)
+
+
+class _Told:
+    """Says now and then how much is written."""
+
+    def __init__(self, proof: Proof) -> None:
+        self._proof = proof
+        self._next = time.monotonic() + INTERVAL
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            self._proof.say(f"writing {done / 1e9:.2f} of {total / 1e9:.2f} GB")
 
 
 def verify(

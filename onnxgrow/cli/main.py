@@ -25,11 +25,12 @@ from onnxgrow.cli.streams import close_quietly, complain
 __all__ = ["cli", "main", "run"]
 
 COMMANDS = {
+    "enlarge-kernel": "Give convolutions larger kernels, prove the result, and write it.",
     "inspect": "Show which channels a model has, and which of them can grow.",
     "verify": "Prove that a grown model computes the function of its original.",
     "widen": "Give layers more channels, prove the result, and write it.",
 }
-"""Command → what it does; the command of that name lives in the module of that name beside this file."""
+"""Command → what it does; the command lives beside this file, in the module of that name."""
 
 TERMINATED = 143
 
@@ -43,8 +44,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"onnxgrow.cli.{cmd_name}")
-        command: click.Command = getattr(module, cmd_name)
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f"onnxgrow.cli.{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

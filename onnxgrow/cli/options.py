@@ -14,10 +14,12 @@ __all__ = [
     "PATH",
     "Settings",
     "debug_option",
+    "growing_options",
     "input_options",
     "json_option",
     "max_change_option",
     "parse_input_shape",
+    "place_options",
     "provider_option",
     "quiet_option",
     "report_option",
@@ -118,3 +120,45 @@ quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors on
 debug_option = click.option(
     "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_debug, help="Show the traceback of an error."
 )
+
+
+def _all(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of the help text."""
+
+    def apply(command: F) -> F:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+place_options = _all(
+    click.argument("model", type=PATH),
+    click.option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="OUT",
+        help="File to write; MODEL.grown.onnx beside the model if not given.",
+    ),
+)
+"""MODEL and ``--output`` of a growing command."""
+
+growing_options = _all(
+    provider_option,
+    input_options,
+    report_option,
+    click.option("--dry-run", is_flag=True, help="Show the plan and write no model."),
+    click.option("--in-place", is_flag=True, help="Replace MODEL."),
+    click.option("--force", is_flag=True, help="Replace OUT where it exists."),
+    click.option(
+        "--external-data/--no-external-data",
+        default=None,
+        help="Whether weights go into a file beside the model; decided by size if not given.",
+    ),
+    json_option,
+    quiet_option,
+    debug_option,
+)
+"""What every growing command can be told, MODEL and ``--output`` aside: see ``onnxgrow.cli.job.Request``."""

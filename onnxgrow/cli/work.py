@@ -11,24 +11,30 @@ import onnx_ir as ir
 from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import GrowError
 from onnxgrow.io import Loaded, load
-from onnxgrow.passes.base import Feeds, Grown
-from onnxgrow.passes.widen import Widen
+from onnxgrow.passes.base import Feeds, Grown, GrowthPass
 
-__all__ = ["RecordedWiden", "data_files", "read_inputs", "stored_bytes"]
+__all__ = ["Recorded", "data_files", "read_inputs", "stored_bytes"]
 
 
-class RecordedWiden(Widen):
-    """A widening that remembers what it made, so that a refused result can be reported, too.
+class Recorded(GrowthPass):
+    """A pass that remembers what it made, so that a refused result can be reported, too.
 
     Attributes:
         made: The last grown model, its plan and its growth map; None before.
     """
 
-    made: Grown | None = None
+    def __init__(self, step: GrowthPass) -> None:
+        super().__init__(step.proof)
+        self.made: Grown | None = None
+        self._step = step
+
+    def requires(self, model: ir.Model) -> None:
+        """What the pass itself requires."""
+        self._step.requires(model)
 
     def grow(self, model: ir.Model) -> Grown:
-        """Widen a copy of ``model`` and remember it."""
-        self.made = super().grow(model)
+        """Grow a copy of ``model`` and remember it."""
+        self.made = self._step.grow(model)
         return self.made
 
 

@@ -7,11 +7,12 @@ from onnxgrow.io.copy import copy_model
 from onnxgrow.io.digest import model_digest, tensor_digest
 from onnxgrow.io.give_back import give_back
 from onnxgrow.io.load import Loaded, load
-from onnxgrow.io.save import Staged, save, save_bytes, stage
+from onnxgrow.io.save import Seal, Staged, save, save_bytes, stage
 
 __all__ = [
     "Carried",
     "Loaded",
+    "Seal",
     "Staged",
     "copy_model",
     "give_back",

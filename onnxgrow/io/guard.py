@@ -99,7 +99,9 @@ class DataFile:
         self.path = path
         descriptor = open_regular(path, subject)
         try:
-            self.size = os.fstat(descriptor).st_size
+            status = os.fstat(descriptor)
+            self.size = status.st_size
+            self._identity = (status.st_dev, status.st_ino)
             # A mapping of no bytes is not possible, and the mapping keeps the file open by itself.
             mapped = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_READ) if self.size else b""
         except (OSError, ValueError) as error:
@@ -107,6 +109,18 @@ class DataFile:
         finally:
             os.close(descriptor)
         self.view = memoryview(mapped)
+
+    def reopen(self) -> int | None:
+        """A new descriptor of the mapped file, for the caller to close; None if another file has its name by now."""
+        try:
+            descriptor = open_regular(self.path, self.path)
+        except BadInputError:
+            return None
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) == self._identity and status.st_size == self.size:
+            return descriptor
+        os.close(descriptor)
+        return None
 
 
 @dataclass(frozen=True)

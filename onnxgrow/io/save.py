@@ -5,22 +5,18 @@ verified. ``Staged.commit`` moves it into place: first the data file, whose name
 bytes, so that it never takes the place of another one; then, in one atomic step, the model file. Whatever
 fails before that step leaves the old output as it was, and a reader sees the old model or the new one, never
 parts of both.
-
-External data: tensors below 1 KB stay in the model file; larger ones follow each other at multiples of 64
-bytes, those of 1 MB and more at multiples of 64 KB, which is what memory mapping needs on all systems.
-Spec: https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import mmap
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,19 +26,35 @@ import onnx_ir as ir
 
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.io.carry import Carried
+from onnxgrow.io.data import lay_out, write_data
 from onnxgrow.io.folder import Workplace, faults, folder_lock, sync_folder
-from onnxgrow.io.tensors import Buffer, blocks, raw_nbytes
-from onnxgrow.io.wire import ModelStream, fill_inline
-from onnxgrow.io.write import Place, write_model
+from onnxgrow.io.sink import Sink
+from onnxgrow.io.tensors import blocks, raw_nbytes
+from onnxgrow.io.wire import ModelStream
+from onnxgrow.io.write import write_metadata, write_model
 
-__all__ = ["Staged", "save", "save_bytes", "stage"]
+__all__ = ["Seal", "Staged", "WriteProgress", "save", "save_bytes", "stage"]
+
+WriteProgress = Callable[[int, int], None]
+"""Told (bytes written, bytes in all)."""
 
 _PROTOBUF_LIMIT = 2**31 - 1
 _INLINE_LIMIT = 1_900_000_000
-_SMALL = 1 << 10
-_LARGE = 1 << 20
-_SMALL_ALIGNMENT = 64
-_LARGE_ALIGNMENT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Metadata that depends on the written tensors: it is put into the model file after them.
+
+    Attributes:
+        names: Initializers of the main graph whose SHA-256 is wanted.
+        unsealed: The model's metadata as long as they are not known; of the same length as it will be.
+        finish: Gets the digests that came out of the writing (it finds the others itself); gives the metadata.
+    """
+
+    names: Collection[str]
+    unsealed: Mapping[str, str]
+    finish: Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 class Staged:
@@ -50,16 +62,20 @@ class Staged:
 
     Attributes:
         path: The model file; it can be opened as it is, with its external data.
-        data_path: Its data file, if it has one.
+        data_paths: Its data files.
         destination: Where ``commit`` will put the model.
+        linked: Bytes that the data files share with those of the original.
     """
 
-    def __init__(self, workplace: Workplace, destination: Path, data_name: str | None, overwrite: bool) -> None:
+    def __init__(
+        self, workplace: Workplace, destination: Path, data_names: Sequence[str], overwrite: bool, linked: int = 0
+    ) -> None:
         self._workplace: Workplace | None = workplace
         self._overwrite = overwrite
         self.destination = destination
         self.path = workplace.path / destination.name
-        self.data_path = workplace.path / data_name if data_name else None
+        self.data_paths = tuple(workplace.path / name for name in data_names)
+        self.linked = linked
 
     def __enter__(self) -> Self:
         return self
@@ -86,20 +102,21 @@ class Staged:
         if self._workplace is None:
             raise UsageError(str(self.destination), "the staged model was already committed or discarded")
         folder = self.destination.parent
-        data_target = folder / self.data_path.name if self.data_path is not None else None
+        targets = [folder / path.name for path in self.data_paths]
         try:
             with faults(str(self.destination)), folder_lock(folder) as locked:
                 # Without the lock another writer may be about to refer to what looks unused.
-                outdated = _outdated_data(self.destination, data_target) if locked else []
-                new_data = data_target is not None and not data_target.exists()
+                outdated = _outdated_data(self.destination, {t.name for t in targets}) if locked else []
+                new = [target for target in targets if not target.exists()]
                 try:
-                    if self.data_path is not None and data_target is not None:
-                        os.replace(self.data_path, data_target)
+                    for path, target in zip(self.data_paths, targets, strict=True):
+                        os.replace(path, target)
+                    if targets:
                         sync_folder(folder)
                     self._place()
                 except BaseException:
-                    if new_data and data_target is not None and locked:
-                        data_target.unlink(missing_ok=True)
+                    for target in new if locked else ():
+                        target.unlink(missing_ok=True)
                     raise
                 # The new model is in place: what follows is housekeeping, and no reason to report a failure.
                 with contextlib.suppress(OSError):
@@ -144,41 +161,63 @@ def stage(
     external_data: bool | None = None,
     overwrite: bool = False,
     follow_symlink: bool = False,
+    max_shard_size: int | None = None,
+    link_unchanged: bool = False,
+    seal: Seal | None = None,
+    progress: WriteProgress | None = None,
 ) -> Staged:
     """Write a model completely, but not yet in place.
 
     Args:
         carried: What the model holds beside the carrier; by default what rides with ``model``.
-        external_data: Whether weights go into a data file; by default those of models of 1.9 GB and more.
+        external_data: Whether weights go into data files; by default those of models of 1.9 GB and more, and of all
+            models that a shard size is given for.
         overwrite: Whether ``destination`` may exist.
         follow_symlink: Whether ``destination`` may be a symbolic link; then the file it leads to is replaced.
+        max_shard_size: Largest size of a data file in bytes; a tensor that is larger has a file of its own.
+        link_unchanged: Share the extents of unchanged external data with the original's files where the file system
+            can (reflink); copies otherwise.
+        seal: Metadata that is only known when the tensors are written.
+        progress: Told how many bytes were written, and of how many.
 
     Raises:
-        UsageError: The destination exists, is no file, or its folder does not exist.
+        UsageError: The destination exists, is no file, or its folder does not exist; a shard size that is not
+            positive or that contradicts ``external_data``.
         UnsupportedError: The model needs more than 2 GB outside of external data.
         BadInputError: A tensor does not give the data it declares.
         EnvironmentFault: The file system refused; nothing is left behind.
     """
     target = _target(Path(destination), overwrite, follow_symlink)
     subject = str(target)
+    if max_shard_size is not None and (max_shard_size <= 0 or external_data is False):
+        reason = "is not positive" if max_shard_size <= 0 else "is of no use without external data"
+        raise UsageError(subject, f"a shard size of {max_shard_size} {reason}")
     with faults(subject):
         workplace = Workplace(target.parent)
     try:
         with faults(subject):
             mode = _mode(target)
             if external_data is None:
-                external_data = _inline_nbytes(model, carried) > _INLINE_LIMIT
+                external_data = max_shard_size is not None or _inline_nbytes(model, carried) > _INLINE_LIMIT
             if external_data:
-                stream, data_name = _write_data(model, carried, workplace, target.stem, mode)
+                layout = lay_out(model, carried, max_shard_size)
+                write_data(layout, workplace, target.stem, mode, _counter(progress, layout.nbytes), link_unchanged)
+                if seal is not None:
+                    write_metadata(layout.proto, seal.finish(layout.digests))
+                stream = ModelStream(layout.proto, [None] * len(layout.proto.graph.initializer))
+                seal = progress = None
+                names, linked = layout.names, layout.linked
             else:
-                stream, data_name = ModelStream.inline(model, carried), None
+                stream, names, linked = ModelStream.inline(model, carried), [], 0
+                if seal is not None:
+                    stream.set_metadata(seal.unsealed)
             if stream.nbytes > _PROTOBUF_LIMIT:
                 raise _too_large(subject, stream.nbytes, bool(external_data))
-            _write_file(workplace, target.name, stream, mode)
+            _write_model_file(workplace.create(target.name), stream, mode, seal, _counter(progress, stream.nbytes))
     except BaseException:
         workplace.close()
         raise
-    return Staged(workplace, target, data_name, overwrite)
+    return Staged(workplace, target, names, overwrite, linked)
 
 
 def save(
@@ -189,6 +228,9 @@ def save(
     external_data: bool | None = None,
     overwrite: bool = False,
     follow_symlink: bool = False,
+    max_shard_size: int | None = None,
+    link_unchanged: bool = False,
+    progress: WriteProgress | None = None,
 ) -> Path:
     """Stage and commit; returns the path of the model file. Arguments and errors are those of :func:`stage`."""
     with stage(
@@ -198,6 +240,9 @@ def save(
         external_data=external_data,
         overwrite=overwrite,
         follow_symlink=follow_symlink,
+        max_shard_size=max_shard_size,
+        link_unchanged=link_unchanged,
+        progress=progress,
     ) as staged:
         return staged.commit()
 
@@ -213,7 +258,8 @@ def save_bytes(model: ir.Model, carried: Carried | None = None) -> bytes:
         raise _too_large("model", stream.nbytes, False)
     out = io.BytesIO()
     for part in stream:
-        out.write(part)
+        for block in (part,) if isinstance(part, bytes) else blocks(part):
+            out.write(block)
     return out.getvalue()
 
 
@@ -258,61 +304,43 @@ def _inline_nbytes(model: ir.Model, carried: Carried | None) -> int:
     return structure + data
 
 
-def _write_file(workplace: Workplace, name: str, parts: Iterable[Buffer], mode: int | None) -> str:
-    """Write and sync a file; returns the SHA-256 of its bytes."""
-    digest = hashlib.sha256()
-    with open(workplace.create(name), "wb") as file:
-        for part in parts:
-            file.write(part)
-            digest.update(part)
-        if mode is not None and hasattr(os, "fchmod"):
-            os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    return digest.hexdigest()
+def _counter(progress: WriteProgress | None, total: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    done = 0
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    return count
 
 
-def _write_data(
-    model: ir.Model, carried: Carried | None, workplace: Workplace, stem: str, mode: int | None
-) -> tuple[ModelStream, str | None]:
-    """Write the data file; returns the model file to go with it, and the data file's name if there is one."""
-    layout: list[tuple[onnx.TensorProto, ir.TensorProtocol, int]] = []
-    end = 0
-
-    def place_tensor(proto: onnx.TensorProto, tensor: ir.TensorProtocol, place: str) -> None:
-        nonlocal end
-        nbytes = raw_nbytes(tensor)
-        if place == Place.ATTRIBUTE or tensor.dtype == ir.DataType.STRING or nbytes < _SMALL:
-            fill_inline(proto, tensor)
-            return
-        alignment = _LARGE_ALIGNMENT if nbytes >= _LARGE else _SMALL_ALIGNMENT
-        offset = -(-end // alignment) * alignment
-        end = offset + nbytes
-        layout.append((proto, tensor, offset))
-
-    proto = write_model(model, place_tensor, carried=carried)
-    no_stream: list[ir.TensorProtocol | None] = [None] * len(proto.graph.initializer)
-    if not layout:
-        return ModelStream(proto, no_stream), None
-
-    def parts() -> Iterable[Buffer]:
-        position = 0
-        for _, tensor, offset in layout:
-            yield bytes(offset - position)
-            yield from blocks(tensor)
-            position = offset + raw_nbytes(tensor)
-
-    partial = "data.partial"
-    name = f"{stem}-{_write_file(workplace, partial, parts(), mode)[:16]}.data"
-    os.rename(workplace.path / partial, workplace.path / name)
-    for written, tensor, offset in layout:
-        written.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", str(offset)), ("length", str(raw_nbytes(tensor)))):
-            written.external_data.add(key=key, value=value)
-    return ModelStream(proto, no_stream), name
+def _write_model_file(
+    descriptor: int, stream: ModelStream, mode: int | None, seal: Seal | None, written: Callable[[int], None] | None
+) -> None:
+    digests = {}
+    names = stream.names()
+    with Sink(descriptor, written) as sink:
+        for part in stream:
+            if isinstance(part, bytes):
+                sink.write(part)
+                continue
+            name = next(names)
+            digest = sink.tensor(part, digest=seal is not None and name in seal.names)
+            if digest:
+                digests[name] = digest
+        if seal is not None:
+            length = len(stream.head)
+            stream.set_metadata(seal.finish(digests))
+            if len(stream.head) != length:
+                raise UnsupportedError("metadata", "its length changed while the model was written")
+            sink.overwrite(stream.head)
+        sink.sync(mode)
 
 
-def _outdated_data(destination: Path, data: Path | None) -> list[Path]:
+def _outdated_data(destination: Path, new: Collection[str]) -> list[Path]:
     """Data files of our naming that will be of no use once the destination is replaced.
 
     These are the ones that the old model refers to, and no other model in the folder.
@@ -321,9 +349,7 @@ def _outdated_data(destination: Path, data: Path | None) -> list[Path]:
     names = [
         entry.name
         for entry in os.scandir(destination.parent)
-        if naming.fullmatch(entry.name)
-        and entry.is_file(follow_symlinks=False)
-        and (data is None or entry.name != data.name)
+        if naming.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) and entry.name not in new
     ]
     if not names or not destination.is_file():
         return []

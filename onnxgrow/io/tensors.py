@@ -6,8 +6,10 @@ eight bits packed. Spec: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -105,6 +107,16 @@ class MappedTensor(ir.ExternalTensor):
         """The raw form, read-only, not copied."""
         start = self.offset or 0
         return self._file.view[start : start + (self.length or 0)]
+
+    @contextmanager
+    def opened(self) -> Iterator[int | None]:
+        """A descriptor of the file, ``offset`` counting from its start; None where it cannot be had any more."""
+        descriptor = self._file.reopen()
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def raw_blocks(self, size: int) -> Iterator[Buffer]:
         view = self.view

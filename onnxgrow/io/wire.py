@@ -8,14 +8,14 @@ Spec: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
 
 from onnxgrow.io.carry import Carried
-from onnxgrow.io.tensors import Buffer, blocks, raw_nbytes, strings
-from onnxgrow.io.write import Place, write_model
+from onnxgrow.io.tensors import blocks, raw_nbytes, strings
+from onnxgrow.io.write import Place, write_metadata, write_model
 
 __all__ = ["ModelStream", "fill_inline"]
 
@@ -59,15 +59,15 @@ class ModelStream:
 
     def __init__(self, proto: onnx.ModelProto, streamed: list[ir.TensorProtocol | None]) -> None:
         self._headers = [tensor.SerializeToString(deterministic=True) for tensor in proto.graph.initializer]
+        self._names = [tensor.name for tensor in proto.graph.initializer]
         self._streamed = streamed
         rest = onnx.GraphProto()
         rest.CopyFrom(proto.graph)
         del rest.initializer[:]
         self._graph = rest.SerializeToString(deterministic=True)
-        outer = onnx.ModelProto()
-        outer.CopyFrom(proto)
-        outer.ClearField("graph")
-        self._model = outer.SerializeToString(deterministic=True)
+        self._outer = onnx.ModelProto()
+        self._outer.CopyFrom(proto)
+        self._outer.ClearField("graph")
         self._sizes = [
             len(header) + (len(self._data_tag(tensor)) + raw_nbytes(tensor) if tensor is not None else 0)
             for header, tensor in zip(self._headers, streamed, strict=True)
@@ -75,7 +75,7 @@ class ModelStream:
         self._graph_nbytes = len(self._graph) + sum(
             len(_INITIALIZER) + len(_varint(size)) + size for size in self._sizes
         )
-        self.nbytes = len(self._model) + len(_GRAPH) + len(_varint(self._graph_nbytes)) + self._graph_nbytes
+        self.nbytes = len(self.head) + len(_GRAPH) + len(_varint(self._graph_nbytes)) + self._graph_nbytes
 
     @classmethod
     def inline(cls, model: ir.Model, carried: Carried | None = None) -> ModelStream:
@@ -95,12 +95,28 @@ class ModelStream:
     def _data_tag(tensor: ir.TensorProtocol) -> bytes:
         return _RAW_DATA + _varint(raw_nbytes(tensor))
 
-    def __iter__(self) -> Iterator[Buffer]:
-        yield self._model
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the file: all of the model but its graph."""
+        return bytes(self._outer.SerializeToString(deterministic=True))
+
+    def set_metadata(self, properties: Mapping[str, str]) -> None:
+        """Replace the model's metadata; only ``head`` depends on it."""
+        before = self._outer.ByteSize()
+        write_metadata(self._outer, properties)
+        self.nbytes += self._outer.ByteSize() - before
+
+    def __iter__(self) -> Iterator[bytes | ir.TensorProtocol]:
+        """Bytes, and tensors whose raw form is to be written in their place."""
+        yield self.head
         yield _GRAPH + _varint(self._graph_nbytes)
         yield self._graph
         for header, tensor, size in zip(self._headers, self._streamed, self._sizes, strict=True):
             yield _INITIALIZER + _varint(size) + header
             if tensor is not None:
                 yield self._data_tag(tensor)
-                yield from blocks(tensor)
+                yield tensor
+
+    def names(self) -> Iterator[str]:
+        """Names of the initializers whose tensors ``iter`` gives, in that order."""
+        yield from (name for name, tensor in zip(self._names, self._streamed, strict=True) if tensor is not None)

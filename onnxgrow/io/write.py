@@ -18,7 +18,7 @@ from onnxgrow.errors import BadInputError, UnsupportedError
 from onnxgrow.io.carry import Carried, carried_attribute, carried_type, frame_of, model_carried
 from onnxgrow.io.tensors import SparseTensor
 
-__all__ = ["Place", "TensorWriter", "write_header", "write_model"]
+__all__ = ["Place", "TensorWriter", "write_header", "write_metadata", "write_model"]
 
 _FUNCTION_VALUE_INFO = 10  # IR version that gave FunctionProto its value_info
 _QUANTIZATION = "quant_parameter_tensor_names"  # key under which onnx_ir keeps quantisation annotations
@@ -94,6 +94,13 @@ def write_header(proto: onnx.TensorProto, tensor: ir.TensorProtocol, name: str |
     if tensor.doc_string:
         proto.doc_string = tensor.doc_string
     for key, value in tensor.metadata_props.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def write_metadata(proto: onnx.ModelProto, properties: Mapping[str, str]) -> None:
+    """Replace the metadata of a model that is written already."""
+    del proto.metadata_props[:]
+    for key, value in properties.items():
         proto.metadata_props.add(key=key, value=value)
 
 

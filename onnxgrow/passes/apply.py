@@ -108,7 +108,7 @@ class Changes:
                 axes[axis] = self._axis(term, "zero" if is_zero else "any")
             if axes:
                 self.values[name] = ValueGrowth(axes)
-                self.rewriter.resize(name, {a: m.new_size for a, m in axes.items()})
+                self.rewriter.resize(name, {a: (m.old_size, m.new_size) for a, m in axes.items()})
 
     def note_sets(self) -> None:
         """The sets that grew, by the names of their weights in the result."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,10 @@ import onnx_ir as ir
 
 from onnxgrow.errors import NotEquivalentError
 from onnxgrow.growth_map import METADATA_KEY, GrowthMap
-from onnxgrow.io import Loaded, give_back, load, tensor_digest
+from onnxgrow.io import Loaded, Seal, give_back, load, model_digest, tensor_digest
 from onnxgrow.verify.report import Report, Verdict
 
-__all__ = ["Grown", "GrowthPass", "GrowthResult", "Proof", "Sequential", "seal"]
+__all__ = ["Grown", "GrowthPass", "GrowthResult", "Lineage", "Proof", "Sequential", "lineage", "seal"]
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[str], None]
@@ -45,21 +47,65 @@ class Proof:
             self.progress(text)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grown:
     """A grown model that is not verified yet, and what is known of it.
 
-    Attributes:
-        model: The grown model, growth map in its metadata.
-        growth_map: The same map.
+    Its growth map lists digests of the grown tensors, and a tensor has to be computed for its digest. So the map is
+    completed when somebody asks for it or for the model, or, where the model is written to a file, with the digests
+    that come out of the writing.
+
+    Args:
+        draft: The grown model, without a growth map.
+        listed: What grew; the digests of tensors may be missing.
         plan: What was planned, JSON data.
         frozen: Channel sets that could not grow, with their reasons, JSON data.
     """
 
-    model: ir.Model
-    growth_map: GrowthMap
+    draft: ir.Model
+    listed: GrowthMap
     plan: Mapping[str, Any]
     frozen: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def model(self) -> ir.Model:
+        """The grown model, its growth map complete and in its metadata."""
+        self.complete({})
+        return self.draft
+
+    @property
+    def growth_map(self) -> GrowthMap:
+        """The same map."""
+        self.complete({})
+        return self.listed
+
+    def complete(self, digests: Mapping[str, str]) -> None:
+        """Complete the growth map with known digests; a tensor without one is computed.
+
+        Args:
+            digests: Tensor name → what :func:`onnxgrow.io.tensor_digest` gives.
+
+        Raises:
+            GrowError: A tensor cannot be computed.
+        """
+        missing = [name for name, tensor in self.listed.tensors.items() if not tensor.sha256]
+        if missing:
+            known = {name: digests[name] for name in missing if name in digests}
+            self.listed = seal(self.draft, self.listed.with_digests(known))
+
+    def writing(self) -> Seal | None:
+        """How :func:`onnxgrow.io.stage` completes the map while it writes; None when it is complete."""
+        if all(tensor.sha256 for tensor in self.listed.tensors.values()):
+            return None
+        names = frozenset(self.listed.tensors)
+
+        def finish(digests: Mapping[str, str]) -> Mapping[str, str]:
+            self.complete(digests)
+            return self.draft.metadata_props
+
+        # Until then a map of the same length holds its place.
+        unknown = self.listed.with_digests(dict.fromkeys(names, "0" * 64))
+        return Seal(names, {**self.draft.metadata_props, METADATA_KEY: unknown.dumps()}, finish)
 
 
 @dataclass
@@ -147,7 +193,14 @@ class Sequential(ir.passes.Sequential):
         return result
 
 
-def prove(original: ir.Model, grown_model: ir.Model, grown: Grown, proof: Proof) -> Report:
+def prove(
+    original: ir.Model,
+    grown_model: ir.Model,
+    grown: Grown,
+    proof: Proof,
+    *,
+    grown_path: Path | None = None,
+) -> Report:
     """Verify and judge: what may not be handed out raises.
 
     Args:
@@ -155,6 +208,7 @@ def prove(original: ir.Model, grown_model: ir.Model, grown: Grown, proof: Proof)
         grown_model: The model after, as it will be handed out (for a file: as it was read back).
         grown: What is known of it.
         proof: How to verify.
+        grown_path: The file it was read back from, for ONNX Runtime to read, too.
 
     Raises:
         NotEquivalentError: The verdict does not allow the result to be used.
@@ -164,6 +218,7 @@ def prove(original: ir.Model, grown_model: ir.Model, grown: Grown, proof: Proof)
     report = verify(
         original,
         grown_model,
+        grown_path=grown_path,
         inputs=proof.inputs,
         input_shapes=proof.input_shapes,
         provider=proof.provider,
@@ -190,11 +245,47 @@ def _verdict(report: Report) -> tuple[str, str]:
     return report.verdict.value + (f": {report.notes[0]}" if report.notes else ""), ""
 
 
+@dataclass(frozen=True)
+class Lineage:
+    """What a new growth map says of the model that it starts from.
+
+    Attributes:
+        original: Digest of that model.
+        generation: How often it has grown, the new time included.
+        versions: Package → version.
+        history: Earlier growth maps, the oldest first.
+    """
+
+    original: str
+    generation: int
+    versions: Mapping[str, str]
+    history: tuple[Mapping[str, Any], ...]
+
+
+def lineage(model: ir.Model) -> Lineage:
+    """The lineage of a growth of ``model``, which may carry a growth map of its own."""
+    before = GrowthMap.of_model(model.metadata_props)
+    try:
+        versions = {"onnxgrow": version("onnxgrow")}
+    except PackageNotFoundError:
+        versions = {"onnxgrow": "unknown"}
+    if before is None:
+        return Lineage(model_digest(model), 1, versions, ())
+    last = before.to_json()
+    last.pop("history")
+    return Lineage(model_digest(model), before.generation + 1, versions, (*before.history, last))
+
+
 def seal(model: ir.Model, growth_map: GrowthMap) -> GrowthMap:
-    """Digest the grown tensors and put the growth map into the model's metadata; returns the completed map."""
+    """Digest the grown tensors that have no digest yet and put the growth map into the model's metadata.
+
+    Returns:
+        The completed map.
+    """
     from onnxgrow.concrete.values import constants
 
     held = constants(model)
-    complete = growth_map.with_digests({name: tensor_digest(held[name]) for name in growth_map.tensors})
+    missing = [name for name, tensor in growth_map.tensors.items() if not tensor.sha256]
+    complete = growth_map.with_digests({name: tensor_digest(held[name]) for name in missing})
     model.metadata_props[METADATA_KEY] = complete.dumps()
     return complete

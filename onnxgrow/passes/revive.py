@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Term, layout
 from onnxgrow.analysis import Analysis
-from onnxgrow.concrete.session import open_session
+from onnxgrow.concrete.session import Session, open_session
+from onnxgrow.errors import GrowError, UnsupportedError
 from onnxgrow.plan import PlannedSet, WidenPlan
 
 __all__ = ["silent_sets"]
@@ -36,14 +37,14 @@ def silent_sets(analysis: Analysis, plan: WidenPlan, grown: ir.Model, feeds: Seq
         feeds: Valid inputs.
 
     Raises:
-        UnsupportedError: ONNX Runtime cannot run the grown model.
+        GrowError: A grown tensor cannot be made, or ONNX Runtime cannot run the grown model.
     """
     watched = [p for p in plan.sets if p.added <= FEW]
     places = {p.channel_set.atom: _places(analysis, plan, p) for p in watched}
     wanted = sorted({name for found in places.values() for name, _, _ in found})
     if not wanted:
         return frozenset()
-    session = open_session(grown, wanted)
+    session = _opened(grown, wanted)
     silent = {atom for atom, found in places.items() if found}
     for one in feeds:
         if not silent:
@@ -77,3 +78,14 @@ def _places(analysis: Analysis, plan: WidenPlan, planned: PlannedSet) -> list[tu
 
 def _any_grows(leaves: Sequence[Term], growth: Mapping[Term, int]) -> bool:
     return any(leaf in growth for leaf in leaves)
+
+
+def _opened(grown: ir.Model, wanted: Sequence[str]) -> Session:
+    """Open the grown model. Its tensors are made here for the first time: what their values refuse is the error."""
+    try:
+        return open_session(grown, wanted)
+    except UnsupportedError as error:
+        cause: BaseException | None = error.__cause__
+        while cause is not None and not isinstance(cause, GrowError):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None

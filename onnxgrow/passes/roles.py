@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,9 +130,9 @@ def _roles(analysis: Analysis, site: Site, linear: dict[Site, LinearUse]) -> lis
 
 
 def pull_back(
-    mask: npt.NDArray[np.bool_], way: Sequence[ir.Node], shapes: Sequence[tuple[int, ...]], subject: str
-) -> npt.NDArray[np.bool_]:
-    """Where a mask over what an op reads lies in the constant behind ``way``.
+    mask: npt.NDArray[Any], way: Sequence[ir.Node], shapes: Sequence[tuple[int, ...]], subject: str
+) -> npt.NDArray[Any]:
+    """Where a mask (or other values) over what an op reads lies in the constant behind ``way``.
 
     Args:
         mask: Over the grown value at the end of ``way``.

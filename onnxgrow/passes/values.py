@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,24 @@ import onnx_ir as ir
 from onnxgrow.algebra import Growth, Term, layout
 from onnxgrow.analysis import Analysis
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.init import Key, cast, copied_indices, fill, gain, near_zero_block, scale_to, std
-from onnxgrow.passes.roles import Piece, Role, pull_back
+from onnxgrow.init import Key, cast, copied_indices, gain, near_zero_block, scale_to, std
+from onnxgrow.passes.grown_tensor import Entries, GrownTensor
+from onnxgrow.passes.layers import (
+    Draw,
+    Drawing,
+    Fans,
+    Layer,
+    Layers,
+    drawn,
+    filled,
+    kept,
+    near_zeros,
+    shared,
+    taken,
+    zeros,
+)
+from onnxgrow.passes.masks import Mask, Share, share_of, zero_mask
+from onnxgrow.passes.roles import Piece, Role
 from onnxgrow.plan import WidenPlan
 
 __all__ = ["TensorGrower"]
@@ -30,16 +45,6 @@ ACTIVATIONS = frozenset(
 )
 BETWEEN = frozenset("Add BatchNormalization Cast Dropout Identity InstanceNormalization Mul Reshape Transpose".split())
 """Ops that may stand between a linear op and its activation."""
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """What a flat fill needs, from the first use of a weight."""
-
-    fan_in: int
-    fan_out: int
-    gain: float
-    out_axes: tuple[int, ...]
 
 
 class TensorGrower:
@@ -72,58 +77,49 @@ class TensorGrower:
     def _key(self, name: str, purpose: str = "") -> Key:
         return Key(self.plan.request.seed, self.generation, name, purpose)
 
-    def grow(self, piece: Piece, name: str) -> ir.LazyTensor:
+    def grow(self, piece: Piece, name: str) -> GrownTensor:
         """The grown tensor of a piece, called ``name`` in the result.
 
+        Reading it may raise UnsupportedError: two uses of it need different values at the same entry, or the method
+        has no values for it.
+
         Raises:
-            UnsupportedError: Two uses of it need different values at the same entry.
+            UnsupportedError: Weights of its type cannot be widened.
         """
         tensor = self.analysis.network.tensors[piece.name]
         shape = self._shape(piece)
         if any(r.linear for r in piece.roles) and not tensor.dtype.is_floating_point():
             raise UnsupportedError(piece.name, f"weights of type {tensor.dtype.name} cannot be widened")
-
-        def make() -> ir.Tensor[Any]:
-            values = self._values(piece, name, shape, tensor)
-            return ir.Tensor(np.ascontiguousarray(values), dtype=tensor.dtype, name=name)
-
-        return ir.LazyTensor(make, dtype=tensor.dtype, shape=ir.Shape(shape), name=name, doc_string=tensor.doc_string)
+        return GrownTensor(
+            lambda: self._entries(piece, name, shape, tensor),
+            dtype=tensor.dtype,
+            shape=shape,
+            name=name,
+            doc_string=tensor.doc_string,
+            metadata_props=tensor.metadata_props,
+        )
 
     def _shape(self, piece: Piece) -> tuple[int, ...]:
         return tuple(piece.layouts[a].size if a in piece.layouts else t.size for a, t in enumerate(piece.terms))
 
-    def _values(self, piece: Piece, name: str, shape: tuple[int, ...], tensor: ir.TensorProtocol) -> Array:
+    def _entries(self, piece: Piece, name: str, shape: tuple[int, ...], tensor: ir.TensorProtocol) -> Entries:
+        """Layers of values, one over the other; what none of them decides is drawn at last."""
         old: Array = np.asarray(tensor.numpy())
-        kept = np.ix_(
-            *(
-                np.flatnonzero(piece.layouts[a] >= 0) if a in piece.layouts else np.arange(n)
-                for a, n in enumerate(shape)
-            )
-        )
-        moved = old[np.ix_(*self._kept_sources(piece, old.shape))]
         linears = [r for r in piece.roles if r.linear is not None]
+        layers: list[Layer] = []
         if self.copies:
-            values = old[np.ix_(*self._copied_sources(piece, old.shape))]
-        elif linears:
-            values = self._drawn(piece, name, shape, old, linears)
-        else:
-            values = self._parameter(piece, shape, old)
-        values[kept] = moved
+            layers.append(taken(old, self._copied_sources(piece, old.shape)))
+        elif not linears:
+            layers.append(self._parameter(piece, shape, old))
+        layers.append(kept(old, [piece.layouts.get(a, np.arange(n)) for a, n in enumerate(shape)]))
         if self.plan.request.method == "net2wider":
-            return self._shared_out(piece, values, linears)
-        self._zero(piece, name, values, linears, old)
-        for masks in piece.zeros:
-            where = np.ix_(
-                *(np.arange(n) if m is None else np.flatnonzero(m) for m, n in zip(masks, shape, strict=True))
-            )
-            values[where] = 0
-        return values
-
-    def _kept_sources(self, piece: Piece, old: tuple[int, ...]) -> list[Array]:
-        """Old index of every old entry, in the new order (an axis may be interleaved, never permuted)."""
-        return [
-            piece.layouts[a][piece.layouts[a] >= 0] if a in piece.layouts else np.arange(n) for a, n in enumerate(old)
-        ]
+            layers += self._shared_out(piece, shape, linears)
+        else:
+            self._zero(layers, piece, name, shape, linears, old)
+            layers += [zeros(Mask.where_all(masks, shape)) for masks in piece.zeros]
+            if linears and not self.copies:
+                layers.append(drawn(self._drawing(piece, name, shape, old, linears)))
+        return Layers(tuple(layers), old.dtype)
 
     def _copied_sources(self, piece: Piece, old: tuple[int, ...]) -> list[Array]:
         forest = self.analysis.dims.forest
@@ -132,7 +128,7 @@ class TensorGrower:
             for a, n in enumerate(old)
         ]
 
-    def _parameter(self, piece: Piece, shape: tuple[int, ...], old: Array) -> Array:
+    def _parameter(self, piece: Piece, shape: tuple[int, ...], old: Array) -> Layer:
         """Neutral entries; where an op has none, entries of its own (the first along each grown axis).
 
         Of several uses, one that has to keep zeros zero decides where the method relies on them.
@@ -141,39 +137,27 @@ class TensorGrower:
         decides = self.plan.request.method == "zero-fan-in" and 0.0 in fills
         value = 0.0 if decides else fills.pop() if len(fills) == 1 else None
         if value is not None:
-            return np.full(shape, value, old.dtype)
-        first = [
-            np.where(piece.layouts[a] < 0, 0, piece.layouts[a]) if a in piece.layouts else np.arange(n)
-            for a, n in enumerate(shape)
-        ]
-        repeated: Array = old[np.ix_(*first)]
-        return repeated
+            return filled(value)
+        return taken(
+            old,
+            [np.maximum(piece.layouts[a], 0) if a in piece.layouts else np.arange(n) for a, n in enumerate(shape)],
+        )
 
-    def _drawn(self, piece: Piece, name: str, shape: tuple[int, ...], old: Array, linears: list[Role]) -> Array:
-        """Standard initialisation of the whole grown shape; old entries are laid over it afterwards."""
+    def _drawing(self, piece: Piece, name: str, shape: tuple[int, ...], old: Array, linears: list[Role]) -> Draw:
+        """Standard initialisation of the grown shape, any flat range of it."""
         use = linears[0].linear
         assert use is not None
         if use.data < 0:
             spread = std(old)
-            values = near_zero_block(self._key(name, "table"), 0, math.prod(shape), spread if spread > 0 else 0.02)
-            return np.asarray(cast(values, old.dtype)).reshape(shape)
+            sigma = spread if spread > 0 else 0.02
+            key = self._key(name, "table")
+            return lambda start, count: cast(near_zero_block(key, start, count, sigma), old.dtype)
         plain = self._plain(piece, shape, linears[0])
-        values = fill(
-            self.plan.request.init,
-            shape,
-            fan_in=plain.fan_in,
-            fan_out=plain.fan_out,
-            gain=plain.gain,
-            key=self._key(name),
-            out_axes=plain.out_axes,
-        )
-        for axis, term in enumerate(piece.terms):
-            if axis in plain.out_axes and self.negated.intersection(self.analysis.dims.forest.leaves(term)):
-                np.negative(values, out=values)
-                break
-        return np.asarray(cast(values, old.dtype))
+        leaves = self.analysis.dims.forest.leaves
+        negated = any(self.negated.intersection(leaves(piece.terms[a])) for a in plain.out_axes)
+        return Drawing(self.plan.request.init, shape, plain, self._key(name), negated, old.dtype)
 
-    def _plain(self, piece: Piece, shape: tuple[int, ...], role: Role) -> _Plain:
+    def _plain(self, piece: Piece, shape: tuple[int, ...], role: Role) -> Fans:
         use = role.linear
         assert use is not None
         dims = self.analysis.dims
@@ -190,7 +174,7 @@ class TensorGrower:
             elif node.op_type not in ("Identity", "Cast", "CastLike"):
                 axes = ()
         axes = tuple(a for a in axes if a < len(shape)) or (0,)
-        return _Plain(max(1, inner * kernel), max(1, outer * kernel), self._gain(use.node), axes)
+        return Fans(max(1, inner * kernel), max(1, outer * kernel), self._gain(use.node), axes)
 
     def _grown(self, term: Term) -> int:
         return int(layout(self.analysis.dims.forest, term, self.growth).size)
@@ -209,77 +193,35 @@ class TensorGrower:
             seen += 1
         return 1.0
 
-    # ---- zeros
+    # ---- zeros and shares
 
-    def _zero(self, piece: Piece, name: str, values: Array, linears: list[Role], old: Array) -> None:
-        """Lay the method's zeros (or near-zeros) over the values. Zeros outrank fills."""
+    def _zero(
+        self,
+        layers: list[Layer],
+        piece: Piece,
+        name: str,
+        shape: tuple[int, ...],
+        linears: list[Role],
+        old: Array,
+    ) -> None:
+        """Lay the method's zeros (or near-zeros) over the layers so far. Zeros outrank fills."""
         method = self.plan.request.method
         for role in linears:
-            mask = self._mask(piece, role, values.shape, writers=method == "zero-fan-in")
+            mask = zero_mask(self.analysis, self.growth, role, shape, piece.name, writers=method == "zero-fan-in")
             if mask is None:
                 continue
             if method == "near-zero":
                 sigma = scale_to(std(old), self.plan.request.noise, piece.name)
-                drawn = near_zero_block(self._key(name, "fan-out"), 0, values.size, sigma).reshape(values.shape)
-                values[mask] = np.asarray(cast(drawn, values.dtype))[mask]
+                layers.append(near_zeros(mask, self._key(name, "fan-out"), sigma))
             else:
-                values[mask] = 0
+                layers.append(zeros(mask))
+        if method == "zero-fan-in" and any(r.linear is None and r.fill == 0.0 for r in piece.roles):
+            # A weight that is a bias elsewhere has to keep zeros zero.
+            layers.append(zeros(Mask({a: source < 0 for a, source in piece.layouts.items()}, {}, len(shape))))
 
-    def _mask(self, piece: Piece, role: Role, shape: tuple[int, ...], *, writers: bool) -> Array | None:
-        """Entries of the constant that one use needs to be zero.
-
-        Zero fan-out: old output × new input. Zero fan-in (``writers``): new output, any input.
-        """
-        use = role.linear
-        assert use is not None
-        forest = self.analysis.dims.forest
-        terms = self.analysis.dims.at((use.node, use.index)) or []
-        new = [layout(forest, t, self.growth) < 0 for t in terms]
-        empty: tuple[int, ...] = ()
-        if writers:
-            if not use.in_axes and use.data >= 0:
-                return None  # a depthwise weight passes zeros through
-            axes, others = use.out_axes, empty
-        else:
-            axes, others = use.in_axes, use.out_axes
-        if not any(new[a].any() for a in axes):
-            return None
-        rank = len(terms)
-        along = [new[a].reshape([-1 if i == a else 1 for i in range(rank)]) for a in axes]
-        mask = np.zeros([n.size for n in new], bool)
-        for one in along:
-            mask |= one
-        for a in others:
-            mask &= ~new[a].reshape([-1 if i == a else 1 for i in range(rank)])
-        shapes = []
-        for node in role.way:
-            entering = self.analysis.dims.at((node, 0)) or []
-            shapes.append(tuple(self._grown(t) for t in entering))
-        return pull_back(mask, role.way, shapes, piece.name).reshape(shape)
-
-    def _shared_out(self, piece: Piece, values: Array, linears: list[Role]) -> Array:
+    def _shared_out(self, piece: Piece, shape: tuple[int, ...], linears: list[Role]) -> list[Layer]:
         """Net2WiderNet: readers of a channel that was copied share its old weight among the copies."""
-        shared = np.ones((), np.float64)
-        for role in linears:
-            use = role.linear
-            assert use is not None
-            terms = self.analysis.dims.at((use.node, use.index)) or []
-            share = np.ones([self._grown(t) for t in terms], np.float64)
-            for a in use.in_axes:
-                source = layout(self.analysis.dims.forest, terms[a], self.growth, self.picks)
-                counts = np.bincount(source, minlength=int(source.max(initial=0)) + 1)
-                share /= counts[source].reshape([-1 if i == a else 1 for i in range(len(terms))])
-            way = [tuple(self._grown(t) for t in self.analysis.dims.at((n, 0)) or []) for n in role.way]
-            mine = _pull_values(share, role.way, way, piece.name).reshape(values.shape)
-            if shared.ndim and not np.array_equal(mine, shared):
-                raise UnsupportedError(piece.name, "its uses would need different shares", "use zero-fan-out")
-            shared = mine
-        if not shared.ndim or (shared == 1).all():
-            return values
-        return np.asarray(cast(values.astype(np.float64) * shared, values.dtype))
-
-
-def _pull_values(share: Array, way: Any, shapes: Any, subject: str) -> Array:
-    """:func:`pull_back` for values: the ops on the way only move entries."""
-    result: Array = pull_back(share, way, shapes, subject)
-    return result
+        shares = [share_of(self.analysis, self.growth, self.picks, r, shape, piece.name) for r in linears]
+        if any(r.linear is None for r in piece.roles):
+            shares.append(Share((), len(shape)))  # a parameter's copies are whole
+        return [shared(shares, piece.name)] if shares else []

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.study import Study, study
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.io import copy_model, model_digest
+from onnxgrow.io import copy_model
+from onnxgrow.io.tensors import blocks
 from onnxgrow.passes.apply import apply_widening
-from onnxgrow.passes.base import Grown, GrowthPass, Proof, seal
+from onnxgrow.passes.base import Grown, GrowthPass, Proof, lineage
 from onnxgrow.passes.calibrate import calibrate
 from onnxgrow.passes.revive import silent_sets
 from onnxgrow.plan import Target, WidenPlan, WidenRequest, plan_widen
 
 __all__ = ["Widen", "frozen_sets"]
 
-BLOCK = 1 << 22
+BLOCK = 8 << 20
+"""Bytes looked at at once."""
 
 
 class Widen(GrowthPass):
@@ -87,19 +88,18 @@ class Widen(GrowthPass):
         model, analysis = found.model, found.analysis
         _check_finite(analysis, plan)
         self.proof.say(f"widening {len(plan.sets)} channel sets")
-        before = GrowthMap.of_model(model.metadata_props)
-        generation = before.generation + 1 if before else 1
+        past = lineage(model)
         grown = copy_model(model)
-        changes = apply_widening(analysis, plan, grown, generation)
+        changes = apply_widening(analysis, plan, grown, past.generation)
         silent = silent_sets(analysis, plan, grown, found.feeds) if plan.request.draws else frozenset()
         if silent:
             grown = copy_model(model)
-            changes = apply_widening(analysis, plan, grown, generation, negated=silent)
+            changes = apply_widening(analysis, plan, grown, past.generation, negated=silent)
         if self.proof.inputs and plan.request.draws:
             calibrate(analysis, changes.rewriter, changes.values, changes.tensors, found.feeds[:1])
         growth_map = GrowthMap(
-            original=model_digest(model),
-            generation=generation,
+            original=past.original,
+            generation=past.generation,
             seed=plan.request.seed,
             exact=plan.request.exact,
             sets=changes.sets,
@@ -108,10 +108,10 @@ class Widen(GrowthPass):
             nodes=changes.rewriter.node_changes(),
             inserted=tuple(changes.rewriter.inserted),
             recipe=plan.request.to_json(),
-            versions={"onnxgrow": _version("onnxgrow")},
-            history=_history(before),
+            versions=past.versions,
+            history=past.history,
         )
-        return Grown(grown, seal(grown, growth_map), plan.to_json(), frozen_sets(analysis))
+        return Grown(grown, growth_map, plan.to_json(), frozen_sets(analysis))
 
 
 def frozen_sets(analysis: Analysis) -> tuple[dict[str, Any], ...]:
@@ -123,27 +123,12 @@ def frozen_sets(analysis: Analysis) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _history(before: GrowthMap | None) -> tuple[Any, ...]:
-    if before is None:
-        return ()
-    last = before.to_json()
-    last.pop("history")
-    return (*before.history, last)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _check_finite(analysis: Analysis, plan: WidenPlan) -> None:
     """0 · Inf is NaN: zeros only shield the old function from new channels when every weight involved is finite."""
     names = {w.root for p in plan.sets for w in (*p.channel_set.writers, *p.channel_set.readers)}
     for name in sorted(names):
         tensor = analysis.network.tensors[name]
-        if tensor.dtype.is_floating_point() and not _is_finite(np.asarray(tensor.numpy())):
+        if tensor.dtype.is_floating_point() and not _is_finite(tensor):
             raise BadInputError(
                 name,
                 "this weight holds NaN or infinite values",
@@ -151,6 +136,8 @@ def _check_finite(analysis: Analysis, plan: WidenPlan) -> None:
             )
 
 
-def _is_finite(values: npt.NDArray[Any]) -> bool:
-    flat = values.reshape(-1)
-    return all(np.isfinite(flat[i : i + BLOCK]).all() for i in range(0, flat.size, BLOCK))
+def _is_finite(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype.bitwidth < 8 or sys.byteorder != "little":
+        return bool(np.isfinite(np.asarray(tensor.numpy())).all())
+    parts = (np.frombuffer(block, tensor.dtype.numpy()) for block in blocks(tensor, BLOCK))
+    return all(np.isfinite(part).all() for part in parts)

@@ -5,6 +5,7 @@ Names are folded, not cut, so that they can be copied; they are data, never mark
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,17 +27,20 @@ STYLES = {"passed": "green", "failed": "bold red", "not run": "yellow"}
 
 
 def growth_table(plan: Data, files: Mapping[str, tuple[int | None, int | None]] | None = None) -> Table:
-    """Channel sets and totals before and after.
+    """What grows, and totals, before and after.
 
     Args:
-        plan: Data of ``WidenPlan.to_json``.
+        plan: Data of a plan's ``to_json``, with channel sets (``sets``) or ``kernels``.
         files: Further rows: name → bytes before and after; left out where one is unknown.
     """
-    table = _table("channel set")
+    table = _table("kernel" if "kernels" in plan else "channel set")
     for header in ("before", "after", "growth"):
         table.add_column(header, justify="right", overflow="fold")
-    for s in plan["sets"]:
+    for s in plan.get("sets", ()):
         table.add_row(_text(s["name"]), whole(s["old"]), whole(s["new"]), share(s["old"], s["new"]))
+    for k in plan.get("kernels", ()):
+        old, new = ("x".join(map(str, k[which])) for which in ("old", "new"))
+        table.add_row(_text(k["name"]), old, new, share(math.prod(k["old"]), math.prod(k["new"])))
     table.add_section()
     for name, label in (("parameters", "parameters"), ("flops", "FLOPs per run")):
         old, new = plan[name]["old"], plan[name]["new"]
@@ -52,7 +56,8 @@ def skipped_lines(plan: Data) -> list[str]:
     skipped = [(name, why) for name, why in plan["skipped"].items() if not _is_input(name)]
     lines = [f"not grown: {name}: {_first(why.split('; '))}" for name, why in skipped[:SHOWN_SKIPPED]]
     if len(skipped) > SHOWN_SKIPPED:
-        lines.append(f"not grown: {len(skipped) - SHOWN_SKIPPED} more; `onnxgrow inspect` lists them")
+        where = "--report" if "kernels" in plan else "`onnxgrow inspect`"
+        lines.append(f"not grown: {len(skipped) - SHOWN_SKIPPED} more; {where} lists them")
     return lines
 
 

@@ -32,7 +32,10 @@ def start(*arguments: str, code: str = "", **environment: str) -> subprocess.Com
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["widen", "--help"], ["widen", "--factor", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["widen", "--help"], ["widen", "--factor", "x"], ["enlarge-kernel", "--help"]],
+)
 def test_help_imports_no_heavy_library(arguments):
     code = (
         "import sys; from onnxgrow.cli.main import run; run(sys.argv[1:]);"

@@ -37,9 +37,7 @@ def test_every_value_is_the_nearest_of_its_type(kind: np.dtype) -> None:
     digits = {np.dtype(np.float16): 10, BFLOAT16: 7, np.dtype(np.float32): 23}[kind]
     halfway = 1.0 + 2.0 ** -(digits + 1)
     # Just beside a tie by less than float32 can tell: rounding twice gets these wrong.
-    awkward = [
-        s * (halfway + k * 2.0**-digits + d) for s in (1, -1) for k in (0, 1) for d in (-1e-14, 0, 1e-14)
-    ]
+    awkward = [s * (halfway + k * 2.0**-digits + d) for s in (1, -1) for k in (0, 1) for d in (-1e-14, 0, 1e-14)]
     for value in [*ordinary.tolist(), *awkward]:
         assert is_nearest(value, cast(np.array([value]), kind)), value
 

@@ -15,9 +15,7 @@ from onnxgrow.init.orthogonal import orthonormal_rows
 KEY = Key(seed=7, generation=2, tensor="w")
 
 
-def drawn(
-    shape: tuple[int, ...], out_axes: tuple[int, ...] = (0,), gain: float = 1.0, key: Key = KEY
-) -> np.ndarray:
+def drawn(shape: tuple[int, ...], out_axes: tuple[int, ...] = (0,), gain: float = 1.0, key: Key = KEY) -> np.ndarray:
     return fill("orthogonal", shape, fan_in=1, fan_out=1, gain=gain, key=key, out_axes=out_axes)
 
 

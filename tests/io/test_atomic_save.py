@@ -17,35 +17,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
-from onnx import helper, numpy_helper
+from saving import content, outputs, posix, raiser, with_weight
 
 from onnxgrow.errors import BadInputError, EnvironmentFault, UnsupportedError, UsageError
 from onnxgrow.io import Staged, load, model_digest, save, save_bytes, stage
 from onnxgrow.io.tensors import Buffer, blocks
-
-posix = pytest.mark.skipif(os.name == "nt", reason="POSIX only")
-
-
-def with_weight(mlp: onnx.ModelProto, seed: int = 0, rows: int = 600) -> ir.Model:
-    """The MLP with one more weight, of more than 1 MB, read by a node."""
-    model = onnx.ModelProto()
-    model.CopyFrom(mlp)
-    large = np.random.default_rng(seed).standard_normal((rows, 500)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(large, "large"))
-    model.graph.node.append(helper.make_node("ReduceSum", ["large"], ["total"], keepdims=0))
-    model.graph.output.append(helper.make_tensor_value_info("total", onnx.TensorProto.FLOAT, []))
-    return load(model).model
-
-
-def content(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
-
-
-def outputs(path: Path) -> list[np.ndarray]:
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return [np.asarray(y) for y in session.run(None, {"x": np.ones((2, 4), np.float32)})]
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -89,13 +66,16 @@ def test_large_tensors_are_aligned_and_small_ones_stay_inside(tmp_path: Path, ml
     assert entries["b1"] == {}
     assert int(entries["w1"]["offset"]) % 64 == 0
     assert int(entries["large"]["offset"]) % 65536 == 0
-    digest = hashlib.sha256((tmp_path / entries["large"]["location"]).read_bytes()).hexdigest()
+    data = (tmp_path / entries["large"]["location"]).read_bytes()
+    places = sorted((int(e["offset"]), int(e["length"])) for e in entries.values() if e)
+    lines = [f"{at} {n} {hashlib.sha256(data[at : at + n]).hexdigest()}\n" for at, n in places]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert entries["large"]["location"] == f"m-{digest[:16]}.data"
 
 
 def test_a_staged_model_runs_before_it_is_in_place(tmp_path: Path, mlp: onnx.ModelProto) -> None:
     with stage(with_weight(mlp), tmp_path / "m.onnx", external_data=True) as staged:
-        assert staged.data_path is not None
+        assert len(staged.data_paths) == 1
         expected = outputs(staged.path)
         assert not (tmp_path / "m.onnx").exists()
         path = staged.commit()
@@ -130,7 +110,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(
     tmp_path: Path, mlp: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     if not links:
-        monkeypatch.setattr(os, "link", _raiser(errno.EPERM))
+        monkeypatch.setattr(os, "link", raiser(errno.EPERM))
     staged = stage(with_weight(mlp), tmp_path / "m.onnx", external_data=True)
     (tmp_path / "m.onnx").write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists"):
@@ -141,7 +121,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(
 def test_without_hard_links_a_new_file_is_still_written(
     tmp_path: Path, mlp: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "link", _raiser(errno.EPERM))
+    monkeypatch.setattr(os, "link", raiser(errno.EPERM))
     assert model_digest(load(save(load(mlp).model, tmp_path / "m.onnx"))) == model_digest(load(mlp))
 
 
@@ -210,50 +190,67 @@ def test_a_model_may_be_saved_over_its_own_source(tmp_path: Path, mlp: onnx.Mode
     assert model_digest(load(save(model, path, external_data=True, overwrite=True))) == digest
 
 
-def _raiser(code: int) -> Callable[..., None]:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise OSError(code, os.strerror(code))
-
-    return fail
+FALLIBLE = ("open", "mkdir", "write", "copy_file_range", "fchmod", "fsync", "replace", "rename")
 
 
-def _fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int, code: int) -> None:
-    """Let the given call of ``os.<name>`` fail."""
-    real, calls = getattr(os, name), iter(range(1, 1000))
+class Faulty:
+    """``os`` as the package sees it, of which one call fails."""
 
-    def sometimes(*args: object, **kwargs: object) -> object:
-        if next(calls) == call:
-            raise OSError(code, os.strerror(code))
-        return real(*args, **kwargs)
+    def __init__(self, patch: pytest.MonkeyPatch, failing: int, code: int) -> None:
+        self.calls: list[str] = []
+        self.failing, self.code = failing, code
+        for name in FALLIBLE:
+            if hasattr(os, name):
+                patch.setattr(os, name, self._wrapped(name, getattr(os, name)))
 
-    monkeypatch.setattr(os, name, sometimes)
+    def _wrapped(self, name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            self.calls.append(name)
+            if len(self.calls) - 1 == self.failing:
+                raise OSError(self.code, os.strerror(self.code))
+            return real(*args, **kwargs)
+
+        return call
 
 
-@pytest.mark.parametrize(
-    ("name", "call", "code"),
-    [
-        ("fsync", 1, errno.ENOSPC),  # data file
-        ("fsync", 2, errno.EIO),  # model file
-        ("fsync", 3, errno.EIO),  # folder, after the data file
-        ("replace", 1, errno.EACCES),  # data file
-        ("replace", 2, errno.EROFS),  # model file
-        ("rename", 1, errno.EDQUOT),
-        ("open", 2, errno.ENOSPC),
-        ("mkdir", 1, errno.EROFS),
-    ],
-)
-def test_a_fault_of_the_file_system_leaves_the_old_output(
-    tmp_path: Path, mlp: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, name: str, call: int, code: int
+@posix
+@pytest.mark.parametrize("shard_size", [None, 1 << 20], ids=["one file", "shards"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+def test_a_fault_at_any_call_leaves_the_old_output_or_the_new_one(
+    tmp_path: Path, mlp: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, code: int, shard_size: int | None
 ) -> None:
+    """Every open, write, sync and rename fails once. What fails after the commit point is no failure any more."""
     path = save(with_weight(mlp), tmp_path / "m.onnx", external_data=True)
-    before = content(tmp_path)
-    model = with_weight(mlp, 1)
+    source = tmp_path / "source"
+    source.mkdir()
+    model = load(save(with_weight(mlp, 1), source / "m.onnx", external_data=True)).model
+    model.graph.register_initializer(ir.Value(name="computed", const_value=ir.tensor(np.ones((300, 300), np.float32))))
+    before, old = content(tmp_path), {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     with monkeypatch.context() as patch:
-        _fail_at(patch, name, call, code)
-        with pytest.raises(EnvironmentFault, match=os.strerror(code)):
-            save(model, path, external_data=True, overwrite=True)
-    assert content(tmp_path) == before
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
+        total = Faulty(patch, -1, code)
+        save(model, path, external_data=True, overwrite=True, max_shard_size=shard_size)
+    assert {"write", "copy_file_range", "fsync", "replace", "mkdir", "open"} <= set(total.calls)
+    after = content(tmp_path)
+    assert after != before
+    outcomes = set()
+    for failing, name in enumerate(total.calls):
+        for entry in tmp_path.iterdir():
+            if entry.is_file():
+                entry.unlink()
+        for name_, data in old.items():
+            (tmp_path / name_).write_bytes(data)
+        with monkeypatch.context() as patch:
+            Faulty(patch, failing, code)
+            try:
+                save(model, path, external_data=True, overwrite=True, max_shard_size=shard_size)
+            except EnvironmentFault:
+                assert content(tmp_path) == before, f"call {failing}, {name}"
+                outcomes.add("refused")
+            else:
+                assert model_digest(load(path)) == model_digest(model)
+                outcomes.add("written")
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == ["source"], f"call {failing}, {name}"
+    assert "refused" in outcomes
 
 
 @posix

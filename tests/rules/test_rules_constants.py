@@ -161,7 +161,8 @@ FROZEN = [
         "(int64[N,5] x) => (float[N,5,7] y) { h = Gather(wa, x) t = Transpose(wa) y = MatMul(h, t) }",
         {"wa": (7, 4)},
         reasons=(
-            "its writers are read by the same entries: zero, so that nothing changes, they would never learn (Gather h)",
+            "its writers are read by the same entries: zero, so that nothing changes, they would never learn"
+            " (Gather h)",
             "entries are looked up in it (Gather h, axis 0)",
             "it is an output of the network (output y, axis 2)",
         ),
@@ -174,10 +175,10 @@ FROZEN = [
     ),
     Frozen(
         "a custom op",
-        f"{ROWS} {{ h = MatMul(x, wa) a = com.microsoft.BiasGelu(h, k) y = MatMul(a, wb) }}",
-        {**AB, "k": (4,)},
+        f"{ROWS} {{ h = MatMul(x, wa) a = com.microsoft.FusedMatMul(h, k) y = MatMul(a, wb) }}",
+        {**AB, "k": (4, 4)},
         imports=', "com.microsoft": 1',
-        reasons=("no rule for com.microsoft::BiasGelu (BiasGelu a, axis 1)",),
+        reasons=("no rule for com.microsoft::FusedMatMul (FusedMatMul a, axis 1)",),
     ),
     Frozen(
         "a subgraph reads it",

@@ -1,0 +1,184 @@
+"""A file while it is written: computing, hashing and writing overlap, and the kernel copies what lies in files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import onnx_ir as ir
+
+from onnxgrow.errors import BadInputError
+from onnxgrow.io.tensors import BLOCK, Buffer, MappedTensor, blocks
+
+try:
+    import fcntl
+except ImportError:  # Windows shares no extents
+    fcntl = None  # type: ignore[assignment] # the module or nothing
+
+__all__ = ["Sink", "Written"]
+
+Written = Callable[[int], None]
+"""Told the number of bytes that were written since the last call."""
+
+_FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
+_EXTENT = 4096  # file systems share whole blocks
+_ELSEWISE = {
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTTY,
+    errno.EPERM,
+    errno.EBADF,
+    errno.ETXTBSY,
+}
+"""What the kernel answers when it cannot copy this itself; the bytes are written then."""
+
+
+class Sink:
+    """Takes the parts of one file in order. As a context manager it closes the file.
+
+    Args:
+        descriptor: Of a new file.
+        written: Told of progress.
+        link: Whether to share extents with the files that tensors lie in, where the file system can.
+
+    Attributes:
+        position: Bytes written so far.
+        linked: How many of them are shared with other files.
+    """
+
+    def __init__(self, descriptor: int, written: Written | None = None, link: bool = False) -> None:
+        self.descriptor = descriptor
+        self.position = 0
+        self.linked = 0
+        self._written = written or (lambda _: None)
+        self._link = link
+        self._workers = ThreadPoolExecutor(2, "onnxgrow-write")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._workers.shutdown(cancel_futures=True)
+        os.close(self.descriptor)
+
+    def sync(self, mode: int | None) -> None:
+        """Set the file's mode and make it durable."""
+        if mode is not None and hasattr(os, "fchmod"):
+            os.fchmod(self.descriptor, mode)
+        os.fsync(self.descriptor)
+
+    def write(self, data: Buffer) -> None:
+        """Write bytes."""
+        rest = memoryview(data)
+        while rest:
+            done = os.write(self.descriptor, rest[:BLOCK])
+            rest = rest[done:]
+            self._advance(done)
+
+    def tensor(self, tensor: ir.TensorProtocol, digest: bool = False) -> str:
+        """Write the raw form of a tensor.
+
+        Returns:
+            With ``digest`` the SHA-256 of what was written, as 64 hex digits, else an empty string.
+
+        Raises:
+            BadInputError: It gives fewer or more bytes than it declares.
+        """
+        sha256 = hashlib.sha256()
+        hashing: Future[None] | None = None
+        if isinstance(tensor, MappedTensor):
+            if digest:
+                hashing = self._workers.submit(_update, sha256, tensor)
+            self._copy(tensor)
+        else:
+            for block in self._ahead(blocks(tensor)):
+                if hashing is not None:
+                    hashing.result()
+                if digest:
+                    hashing = self._workers.submit(sha256.update, block)
+                self.write(block)
+        if hashing is not None:
+            hashing.result()
+        return sha256.hexdigest() if digest else ""
+
+    def _ahead(self, parts: Iterator[Buffer]) -> Iterator[Buffer]:
+        """The parts, each computed while the one before it is written."""
+        pending = self._workers.submit(next, parts, None)
+        try:
+            while (part := pending.result()) is not None:
+                pending = self._workers.submit(next, parts, None)
+                yield part
+        finally:
+            pending.cancel()
+
+    def _copy(self, tensor: MappedTensor) -> None:
+        view = tensor.view
+        done = 0
+        if len(view) >= _EXTENT:
+            with tensor.opened() as source:
+                if source is not None:
+                    done = self._copy_file(source, tensor.offset or 0, len(view))
+        for start in range(done, len(view), BLOCK):
+            self.write(view[start : start + BLOCK])
+
+    def _copy_file(self, source: int, offset: int, count: int) -> int:
+        """Let the kernel copy a range of a file; returns how much of it was copied."""
+        done = self._share(source, offset, count) if self._link else 0
+        if not hasattr(os, "copy_file_range"):
+            return done
+        while done < count:
+            try:
+                step = os.copy_file_range(source, self.descriptor, min(BLOCK, count - done), offset + done)
+            except OSError as error:
+                if error.errno in _ELSEWISE:
+                    return done
+                raise
+            if not step:
+                raise BadInputError("external data", "the file became shorter while it was copied", "try again")
+            done += step
+            self._advance(step)
+        return done
+
+    def _share(self, source: int, offset: int, count: int) -> int:
+        """Share as many whole blocks as possible."""
+        whole = count - count % _EXTENT
+        if fcntl is None or offset % _EXTENT or self.position % _EXTENT or not whole:
+            return 0
+        try:
+            request = struct.pack("qQQQ", source, offset, whole, self.position)
+            fcntl.ioctl(self.descriptor, _FICLONERANGE, request)
+        except OSError as error:
+            if error.errno in _ELSEWISE:
+                return 0
+            raise
+        self.linked += whole
+        self._advance(whole)
+        os.lseek(self.descriptor, self.position, os.SEEK_SET)
+        return whole
+
+    def _advance(self, count: int) -> None:
+        self.position += count
+        self._written(count)
+
+    def overwrite(self, data: bytes) -> None:
+        """Replace the first bytes of the file by as many others."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+        os.lseek(self.descriptor, self.position, os.SEEK_SET)
+
+
+def _update(sha256: Any, tensor: MappedTensor) -> None:
+    for block in blocks(tensor):
+        sha256.update(block)
