@@ -225,3 +225,16 @@ def test_declared_shapes_follow_and_symbols_stay() -> None:
     grown = {v.name: v for n in Widen(add=2).grow(model).model.graph for v in n.outputs}
     assert [str(d) for d in grown["h"].shape or ()] == ["N", "6"]
     assert [str(d) for d in grown["g"].shape or ()] == ["N", "wide"]
+
+
+def test_declared_shapes_follow_the_growth_and_wrong_ones_stay() -> None:
+    text = (
+        "g (float[N,6] x) => (float[N,3] y) <float[N,4] h, float[N,9] r>"
+        " { h = MatMul(x, wa) r = Relu(h) y = MatMul(r, wb) }"
+    )
+    grown = Widen(add=2).grow(model_of(text, {"wa": (6, 4), "wb": (4, 3)})).model
+    declared = {v.name: v.shape for n in grown.graph for v in n.outputs}
+    assert declared["h"] is not None
+    assert declared["r"] is not None
+    assert declared["h"][1] == 6
+    assert declared["r"][1] == 9

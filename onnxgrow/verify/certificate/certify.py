@@ -245,6 +245,9 @@ class _Run:
             return True
         if compare_values(new, old, claim):
             self.states[name] = Proved(claim, self._slabs(ArrayReader(new), claim))
+        elif new.dtype.kind == "f" and not claim.identity:
+            # Sums over a grown axis are rounded in another order: the node itself has to be proved instead.
+            return False
         else:
             self.states[name] = Unrelated(f"its known value differs from the original's ({_brief(old)}, {_brief(new)})")
         return True
@@ -293,7 +296,13 @@ class _Run:
             if new is not None and old is not None:
                 claim = self.claims.claim(name, of)
                 self._assume(claim)
-                self._compare(claim, new, old)
+                try:
+                    self._compare(claim, new, old)
+                except ProofError:
+                    # As above: what a node computes from constants may differ in its last bits, a stored tensor not.
+                    if new.dtype.kind == "f" and not claim.identity and self.new.producer.get(name):
+                        return False
+                    raise
                 prove_facts(self._proved(name))
                 self.ways["constant"] += 1
                 return True

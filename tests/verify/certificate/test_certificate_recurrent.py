@@ -32,6 +32,18 @@ EINSUM = (
     ' y = Einsum <equation = "nj,jk->nk"> (h, v) }'
 )
 EINSUM_TENSORS = {"w": (6, 4), "v": (4, 3)}
+FOLDED = (
+    "(float[N,4] x) => (float[N,3] y) { a = MatMul (table, wa) b = Relu (a) c = MatMul (b, wb) d = Gather (c, row)"
+    " h = MatMul (x, wc) s = Add (h, d) y = MatMul (s, wd) }"
+)
+FOLDED_TENSORS = {
+    "table": (9, 3),
+    "wa": (3, 40),
+    "wb": (40, 6),
+    "row": np.array([2], np.int64),
+    "wc": (4, 6),
+    "wd": (6, 3),
+}
 FUSED = (
     "(float[N,5,6] x) => (float[N,5,6] y) { f = MatMul (x, w) s = Reshape (f, to)"
     " t = Transpose <perm = [2, 0, 3, 1, 4]> (s)"
@@ -66,8 +78,14 @@ def edit(grown: Grown, name: str, change: Callable[[np.ndarray], None]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "tensors"),
-    [(LSTM, LSTM_TENSORS), (GRU, GRU_TENSORS), (EINSUM, EINSUM_TENSORS), (FUSED, FUSED_TENSORS)],
-    ids=["LSTM", "GRU", "Einsum", "fused queries, keys and values"],
+    [
+        (LSTM, LSTM_TENSORS),
+        (GRU, GRU_TENSORS),
+        (EINSUM, EINSUM_TENSORS),
+        (FUSED, FUSED_TENSORS),
+        (FOLDED, FOLDED_TENSORS),
+    ],
+    ids=["LSTM", "GRU", "Einsum", "fused queries, keys and values", "a net on constants"],
 )
 def test_a_right_growth_is_certified(text: str, tensors: dict[str, object]) -> None:
     model, grown = grow(text, tensors)
@@ -103,8 +121,13 @@ def swap_gates(a: np.ndarray) -> None:
         (GRU, GRU_TENSORS, "r", leak_w),
         (EINSUM, EINSUM_TENSORS, "v", lambda a: a.__setitem__((5, 0), 1e-6)),
         (FUSED, FUSED_TENSORS, "w", lambda a: a.__setitem__((0, 4), 1e-6)),
+        (FOLDED, FOLDED_TENSORS, "wb", lambda a: a.__setitem__((41, 0), 1e-6)),
+        (FOLDED, FOLDED_TENSORS, "wa", old_entry),
     ],
-    ids=["R leaks", "R leaks in another gate", "old R", "gates of W", "old B", "GRU leaks", "Einsum leaks", "queries"],
+    ids=[
+        *("R leaks", "R leaks in another gate", "old R", "gates of W", "old B", "GRU leaks", "Einsum leaks"),
+        *("queries", "a net on constants leaks", "an old entry of a net on constants"),
+    ],
 )
 def test_a_fault_is_caught(
     text: str, tensors: dict[str, object], name: str, change: Callable[[np.ndarray], None]

@@ -51,7 +51,11 @@ def _closed(pair: Pair, letter: str, axis: Axis, terms: list[str], states: list[
         open_terms &= ~state.zero(own)
         reader = pair.reader(index)
         left = np.flatnonzero(open_terms)
-        if reader is None or not left.size:
+        if not left.size:
+            continue
+        if reader is None:
+            if pair.is_zero(index, own, left):
+                open_terms[:] = False
             continue
         keep: dict[int, IntArray] = {own: left}
         for number, other in enumerate(letters):
