@@ -41,10 +41,12 @@ class Inspection:
     Attributes:
         analysis: Channel sets, with their writers, readers, cost and, where they cannot grow, the reasons.
         input_shapes: The shapes it was analysed with.
+        provider: ``cpu`` or ``cuda``: where a verification with the same options would run.
     """
 
     analysis: Analysis
     input_shapes: Mapping[str, tuple[int, ...]]
+    provider: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: ``sets`` (name, size, growable, writers, readers, parameters, flops, reasons) and totals."""
@@ -56,6 +58,7 @@ class Inspection:
         )
         return {
             "input_shapes": {k: list(v) for k, v in self.input_shapes.items()},
+            "provider": self.provider,
             "parameters": self.analysis.cost.total_parameters({}),
             "flops": self.analysis.cost.total_flops({}),
             "linear_weights": len(weights),
@@ -76,20 +79,30 @@ class Inspection:
         }
 
 
-def inspect(model: object, *, inputs: Inputs | None = None, input_shapes: Shapes | None = None) -> Inspection:
+def inspect(
+    model: object,
+    *,
+    inputs: Inputs | None = None,
+    input_shapes: Shapes | None = None,
+    provider: str = "auto",
+) -> Inspection:
     """Find the channel sets of a model.
 
     Args:
         model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``.
         inputs: Valid inputs by name, or an npz file of them, where made-up ones would not do.
         input_shapes: Input name → dimensions.
+        provider: ``auto``, ``cpu`` or ``cuda``: which one a verification would use; the analysis runs on the CPU.
 
     Raises:
-        GrowError: The model cannot be read, or ONNX Runtime cannot run it.
+        GrowError: The model cannot be read, ONNX Runtime cannot run it, or the provider is not usable.
     """
+    from onnxgrow.verify.sessions import resolve_provider
+
+    used = resolve_provider(provider)
     loaded = load(model)
     found = study(loaded.model, input_shapes=input_shapes, inputs=_feeds(inputs, loaded))
-    return Inspection(found.analysis, found.analysis.network.concrete.input_shapes)
+    return Inspection(found.analysis, found.analysis.network.concrete.input_shapes, used)
 
 
 def widen(

@@ -16,6 +16,7 @@ __all__ = ["inspect"]
 @click.command()
 @click.argument("model", type=options.PATH)
 @options.input_options
+@options.provider_option
 @click.option("--all", "show_all", is_flag=True, help="Show also the sets that no weight writes, such as the inputs.")
 @options.json_option
 @options.quiet_option
@@ -24,6 +25,7 @@ def inspect(
     model: Path,
     inputs: Path | None,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
+    provider: str,
     show_all: bool,
     as_json: bool,
     quiet: bool,
@@ -39,13 +41,14 @@ def inspect(
         from onnxgrow import api
 
         screen.step("analysing")
-        data = api.inspect(model, inputs=inputs, input_shapes=input_shapes).to_json()
+        data = api.inspect(model, inputs=inputs, input_shapes=input_shapes, provider=provider).to_json()
 
         from onnxgrow.report import dumps, inspection_lines, inspection_table
 
         screen.show(inspection_table(data, show_all=show_all))
         for line in inspection_lines(data, show_all=show_all):
             screen.line(line)
+        screen.line(f"a verification would run on {data['provider']}")
         if as_json:
             deliver(dumps(data))
     return 0

@@ -181,3 +181,10 @@ def test_names_in_a_model_are_data_and_no_markup(folder, onnxgrow):
     assert outcome.code == 0
     assert "[bold red]h[/] :smile: \u00e9\\x1b[2J" in outcome.err
     assert "\x1b[2J" not in outcome.err
+
+
+def test_inspect_says_where_a_verification_would_run(mlp, onnxgrow):
+    outcome = onnxgrow("inspect", mlp, "--provider", "cpu", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out)["provider"] == "cpu"
+    assert "a verification would run on cpu" in outcome.err
