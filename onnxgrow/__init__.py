@@ -11,10 +11,16 @@ Names are imported on first use, so that ``import onnxgrow`` is fast.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime (seen in 1.31 for Linux) otherwise writes under ~/.cache and reports its use over the network. It looks
+# at this when it is imported; who wants that sets the variable.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from onnxgrow.api import Inspection, apply, enlarge_kernel, inspect, verify, widen
+    from onnxgrow.deeper import add_actiswitch, add_blocks, copy_blocks, deepen, fold
     from onnxgrow.errors import (
         BadInputError,
         EnvironmentFault,
@@ -24,18 +30,36 @@ if TYPE_CHECKING:
         UsageError,
     )
     from onnxgrow.growth_map import GrowthMap
-    from onnxgrow.io import load, save
-    from onnxgrow.passes import EnlargeKernel, GrowthPass, GrowthResult, Proof, Sequential, Widen
+    from onnxgrow.io.load import load
+    from onnxgrow.io.save import save
+    from onnxgrow.passes import (
+        AddActiSwitch,
+        AddBlocks,
+        CopyBlocks,
+        EnlargeKernel,
+        Fold,
+        GrowthPass,
+        GrowthResult,
+        InsertIdentity,
+        Proof,
+        Sequential,
+        Widen,
+    )
     from onnxgrow.verify.report import Report, Verdict
 
 __all__ = [
+    "AddActiSwitch",
+    "AddBlocks",
     "BadInputError",
+    "CopyBlocks",
     "EnlargeKernel",
     "EnvironmentFault",
+    "Fold",
     "GrowError",
     "GrowthMap",
     "GrowthPass",
     "GrowthResult",
+    "InsertIdentity",
     "Inspection",
     "NotEquivalentError",
     "Proof",
@@ -45,8 +69,13 @@ __all__ = [
     "UsageError",
     "Verdict",
     "Widen",
+    "add_actiswitch",
+    "add_blocks",
     "apply",
+    "copy_blocks",
+    "deepen",
     "enlarge_kernel",
+    "fold",
     "inspect",
     "load",
     "save",
@@ -56,6 +85,7 @@ __all__ = [
 
 _HOMES = {
     "onnxgrow.api": ("Inspection", "apply", "enlarge_kernel", "inspect", "widen"),
+    "onnxgrow.deeper": ("add_actiswitch", "add_blocks", "copy_blocks", "deepen", "fold"),
     "onnxgrow.errors": (
         "BadInputError",
         "EnvironmentFault",
@@ -66,7 +96,10 @@ _HOMES = {
     ),
     "onnxgrow.growth_map": ("GrowthMap",),
     "onnxgrow.io": ("load", "save"),
-    "onnxgrow.passes": ("EnlargeKernel", "GrowthPass", "GrowthResult", "Proof", "Sequential", "Widen"),
+    "onnxgrow.passes": (
+        *("AddActiSwitch", "AddBlocks", "CopyBlocks", "EnlargeKernel", "Fold", "GrowthPass", "GrowthResult"),
+        *("InsertIdentity", "Proof", "Sequential", "Widen"),
+    ),
     "onnxgrow.verify.report": ("Report", "Verdict"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

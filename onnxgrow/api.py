@@ -17,14 +17,23 @@ from onnxgrow.analysis.study import Study, study
 from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.io import Loaded, give_back, load, stage
-from onnxgrow.passes.base import GrowthPass, GrowthResult, Progress, Proof, prove
+from onnxgrow.io import INLINE_LIMIT, Loaded, Weights, WriteProgress, give_back, load, stage
+from onnxgrow.passes.base import GrowthPass, GrowthResult, Progress, Proof
 from onnxgrow.passes.enlarge_kernel import EnlargeKernel
 from onnxgrow.passes.widen import Widen
 from onnxgrow.plan import WidenPlan
 from onnxgrow.verify.report import Report
 
-__all__ = ["Inspection", "apply", "enlarge_kernel", "inspect", "plan", "verify", "widen"]
+__all__ = [
+    "Inspection",
+    "apply",
+    "enlarge_kernel",
+    "feeds_of",
+    "inspect",
+    "plan",
+    "verify",
+    "widen",
+]
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Inputs = Feeds | str | os.PathLike[str]
@@ -49,25 +58,32 @@ class Inspection:
     provider: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: ``sets`` (name, size, growable, writers, readers, parameters, flops, reasons) and totals."""
-        weights = {w.use: w for w in self.analysis.weights}
-        atoms = {s.atom for s in self.analysis.growable}
-        leaves = self.analysis.dims.forest.leaves
-        growable = sum(
-            any(leaf in atoms for _, t in self.analysis.channel_axes(w) for leaf in leaves(t)) for w in weights.values()
+        """Plain data: totals, notes, ``sets`` (name, size, growable, residual, writers, readers, costs, reasons)."""
+        plain = {s.atom for s in self.analysis.growable if not s.residual}
+        every = {s.atom for s in self.analysis.growable}
+        parts = self.analysis.parts
+        weights = [(part, w) for part in parts for w in {w.use: w for w in part.weights}.values()]
+        growable, with_residual = (
+            sum(
+                any(leaf in atoms for _, t in part.channel_axes(w) for leaf in part.dims.forest.leaves(t))
+                for part, w in weights
+            )
+            for atoms in (plain, every)
         )
         return {
             "input_shapes": {k: list(v) for k, v in self.input_shapes.items()},
             "provider": self.provider,
-            "parameters": self.analysis.cost.total_parameters({}),
-            "flops": self.analysis.cost.total_flops({}),
+            "parameters": sum(part.cost.total_parameters({}) for part in parts),
+            "flops": sum(part.cost.total_flops({}) for part in parts),
             "linear_weights": len(weights),
             "growable_weights": growable,
+            "growable_weights_with_residual": with_residual,
             "sets": [
                 {
                     "name": s.name,
                     "size": s.size,
                     "growable": s.growable,
+                    "residual": [way.mode for way in s.ways],
                     "writers": list(dict.fromkeys(w.root for w in s.writers)),
                     "readers": list(dict.fromkeys(w.root for w in s.readers)),
                     "parameters_per_channel": s.parameters,
@@ -76,6 +92,7 @@ class Inspection:
                 }
                 for s in self.analysis.sets
             ],
+            "notes": list(self.analysis.notes),
         }
 
 
@@ -101,7 +118,7 @@ def inspect(
 
     used = resolve_provider(provider)
     loaded = load(model)
-    found = study(loaded.model, input_shapes=input_shapes, inputs=_feeds(inputs, loaded))
+    found = study(loaded.model, input_shapes=input_shapes, inputs=feeds_of(inputs, loaded), inline=None)
     return Inspection(found.analysis, found.analysis.network.concrete.input_shapes, used)
 
 
@@ -117,6 +134,8 @@ def widen(
     scale: float | None = None,
     init: str = "kaiming",
     seed: int = 0,
+    residual: bool = False,
+    outputs: Sequence[str] | str = (),
     inputs: Inputs | None = None,
     input_shapes: Shapes | None = None,
     provider: str = "auto",
@@ -124,7 +143,9 @@ def widen(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     external_data: bool | None = None,
+    external_threshold: int = INLINE_LIMIT,
     max_shard_size: int | None = None,
+    weights: Weights = "raw",
     link_unchanged: bool = False,
     progress: Progress | None = None,
 ) -> GrowthResult:
@@ -132,7 +153,8 @@ def widen(
 
     Args:
         model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
-        layers, factor, add, to, multiple_of, method, scale, init, seed: See :class:`onnxgrow.passes.Widen`.
+        layers, factor, add, to, multiple_of, method, scale, init, seed, residual, outputs: See
+            :class:`onnxgrow.passes.Widen`.
         inputs: Valid inputs by name, or an npz file of them, used beside sampled ones.
         input_shapes: Input name → dimensions.
         provider: ``auto``, ``cpu`` or ``cuda``.
@@ -140,7 +162,7 @@ def widen(
         output: Where to write the result; what is verified is the written file, before it gets its name.
         overwrite: Whether ``output`` may exist.
         external_data: Whether its weights go into a file beside it; decided by size when not given.
-        max_shard_size, link_unchanged: See :func:`onnxgrow.io.stage`.
+        external_threshold, max_shard_size, weights, link_unchanged: See :func:`onnxgrow.io.stage`.
         progress: Told what is being done.
 
     Returns:
@@ -151,7 +173,7 @@ def widen(
         GrowError: The request, the model or the machine is at fault; nothing was written.
     """
     loaded = load(model)
-    proof = Proof(_feeds(inputs, loaded), input_shapes, provider, max_change, progress)
+    proof = Proof(feeds_of(inputs, loaded), input_shapes, provider, max_change, progress)
     step = Widen(
         layers,
         factor=factor,
@@ -162,6 +184,8 @@ def widen(
         scale=scale,
         init=init,
         seed=seed,
+        residual=residual,
+        outputs=outputs,
         proof=proof,
     )
     return apply(
@@ -170,7 +194,9 @@ def widen(
         output=output,
         overwrite=overwrite,
         external_data=external_data,
+        external_threshold=external_threshold,
         max_shard_size=max_shard_size,
+        weights=weights,
         link_unchanged=link_unchanged,
     )
 
@@ -186,6 +212,10 @@ def enlarge_kernel(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     external_data: bool | None = None,
+    external_threshold: int = INLINE_LIMIT,
+    max_shard_size: int | None = None,
+    weights: Weights = "raw",
+    link_unchanged: bool = False,
     progress: Progress | None = None,
 ) -> GrowthResult:
     """Give convolutions larger kernels without changing what they compute; prove it.
@@ -193,7 +223,8 @@ def enlarge_kernel(
     Args:
         model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
         layers, to: See :class:`onnxgrow.passes.EnlargeKernel`.
-        inputs, input_shapes, provider, output, overwrite, external_data, progress: As for :func:`widen`.
+        inputs, input_shapes, provider, output, overwrite, progress: As for :func:`widen`.
+        external_data, external_threshold, max_shard_size, weights, link_unchanged: As for :func:`widen`.
 
     Returns:
         As :func:`widen`.
@@ -203,9 +234,19 @@ def enlarge_kernel(
         GrowError: The request, the model or the machine is at fault; nothing was written.
     """
     loaded = load(model)
-    proof = Proof(_feeds(inputs, loaded), input_shapes, provider, progress=progress)
+    proof = Proof(feeds_of(inputs, loaded), input_shapes, provider, progress=progress)
     step = EnlargeKernel(layers, to=to, proof=proof)
-    return apply(step, loaded, output=output, overwrite=overwrite, external_data=external_data)
+    return apply(
+        step,
+        loaded,
+        output=output,
+        overwrite=overwrite,
+        external_data=external_data,
+        external_threshold=external_threshold,
+        max_shard_size=max_shard_size,
+        weights=weights,
+        link_unchanged=link_unchanged,
+    )
 
 
 def plan(step: Widen, model: object) -> tuple[Study, WidenPlan]:
@@ -220,13 +261,24 @@ def apply(
     output: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     external_data: bool | None = None,
+    external_threshold: int = INLINE_LIMIT,
     max_shard_size: int | None = None,
+    weights: Weights = "raw",
     link_unchanged: bool = False,
+    write_progress: WriteProgress | None = None,
 ) -> GrowthResult:
     """Run one pass on a model and, with ``output``, write the result once the written file is proved.
 
     With ``output`` nothing holds the model in memory: weights are computed while they are written, and what is
     proved is the file.
+
+    Args:
+        step: The pass.
+        model: See :func:`widen`.
+        output, overwrite: See :func:`widen`.
+        external_data, external_threshold, max_shard_size, weights, link_unchanged: See :func:`onnxgrow.io.stage`.
+        write_progress: Told (bytes written, bytes in all) while the file is written; by default the proof's
+            ``progress`` is, now and then.
 
     Raises:
         NotEquivalentError: The result was not proved; nothing was written.
@@ -243,13 +295,14 @@ def apply(
         Path(output),
         external_data=external_data,
         overwrite=overwrite,
+        external_threshold=external_threshold,
         max_shard_size=max_shard_size,
+        weights=weights,
         link_unchanged=link_unchanged,
         seal=grown.writing(),
-        progress=_Told(step.proof),
+        progress=write_progress or _Told(step.proof),
     ) as staged:
-        written = load(staged.path)
-        report = prove(loaded.model, written.model, grown, step.proof, grown_path=staged.path)
+        report = step.verify(loaded.model, grown, load(staged.path), loaded.path)
         staged.commit()
     model_out = give_back(loaded, grown.model)
     return GrowthResult(model_out, True, grown.growth_map, report, grown.plan)
@@ -277,9 +330,13 @@ def verify(
     input_shapes: Shapes | None = None,
     provider: str = "auto",
     max_change: float | None = None,
+    outputs: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Check a grown model against its original by the growth map it carries. A negative verdict does not raise.
+
+    ``original`` may also be what an earlier growth started from: the models between are then made again, and each
+    growth is proved (see :mod:`onnxgrow.recipe.history`). ``outputs`` names graph outputs that may have grown.
 
     Raises:
         BadInputError: A model cannot be read, or its growth map is malformed.
@@ -289,21 +346,32 @@ def verify(
 
     before, after = load(original), load(grown)
     try:
-        GrowthMap.of_model(after.model.metadata_props)
+        growth_map = GrowthMap.of_model(after.model.metadata_props)
     except ValueError as e:
         raise BadInputError("growth map", str(e), "the metadata of the grown model was edited") from e
+    if growth_map is not None and growth_map.history:
+        from onnxgrow.recipe.history import verify_history
+
+        proof = Proof(feeds_of(inputs, before), input_shapes, provider, max_change, progress)
+        report = verify_history(before, after, growth_map, proof, outputs)
+        if report is not None:
+            return report
     return run(
         before.model,
         after.model,
-        inputs=_feeds(inputs, before),
+        original_path=before.path,
+        grown_path=after.path,
+        inputs=feeds_of(inputs, before),
         input_shapes=input_shapes,
         provider=provider,
         max_change=max_change,
+        outputs=outputs,
         progress=progress,
     )
 
 
-def _feeds(inputs: Inputs | None, loaded: Loaded) -> Feeds | None:
+def feeds_of(inputs: Inputs | None, loaded: Loaded) -> Feeds | None:
+    """Inputs by name; those of an npz file are read and checked against the model."""
     if inputs is None or isinstance(inputs, Mapping):
         return inputs
     return load_inputs(Path(inputs), loaded.model)

@@ -22,8 +22,16 @@ import numpy.typing as npt
 from onnxgrow import strict_json as js
 
 __all__ = [
+    "CONTENTS",
+    "DRAWN",
+    "FILLED",
     "FORMAT",
+    "IDENTITY",
+    "MERGED",
     "METADATA_KEY",
+    "ONES",
+    "SCALED",
+    "ZEROS",
     "AxisMap",
     "GrowthMap",
     "NodeChange",
@@ -46,6 +54,20 @@ ZERO = "zero"
 MEAN = "mean"
 COPY = "copy"
 FACTS = (ANY, ZERO, MEAN, COPY)
+
+SCALED = "scaled"
+"""Formula of a tensor whose old entries are the original's times ``factor``, in float64, rounded once."""
+
+IDENTITY = "identity"
+ZEROS = "zeros"
+ONES = "ones"
+FILLED = "filled"
+DRAWN = "drawn"
+CONTENTS = (IDENTITY, ZEROS, ONES, FILLED, DRAWN)
+"""Formulas of new tensors, whose every entry follows from the map, the shape and the dtype alone; but initial draws
+(``drawn``), which are free: what they lead to has to be zero."""
+MERGED = "merged"
+"""Formula of a new weight or bias that two linear layers make together; rounded, so in inexact maps only."""
 
 
 @dataclass(frozen=True)
@@ -199,10 +221,12 @@ class ValueGrowth:
     Attributes:
         axes: Axis (non-negative) → map. Axes that are not listed did not grow.
         of: Name of the value of the original it stands for; empty when the name is the same.
+        factor: What its old entries are multiplied by (inside a norm over channels that grew).
     """
 
     axes: Axes
     of: str = ""
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -214,8 +238,13 @@ class TensorGrowth:
         of: Name of the tensor of the original; empty when the name is the same.
         formula: How old entries relate to the original: empty for bit-equal; ``operand`` for an integer
             operand of a shape op (sizes, split points …), which is judged by the shapes it leads to;
+            for a new tensor one of ``CONTENTS``: ``identity`` (a unit matrix, or the weight of a convolution with a
+            1 at tap ⌊k/2⌋ of the channel itself), ``zeros``, ``ones``, ``filled`` (with ``factor``) or ``drawn``
+            (initial values, any finite ones);
             otherwise the id of a named formula that the verifier recomputes.
         factor: Factor on old entries where the formula has one (optimizer moments follow it).
+        weights: Name of the constant of the original that weighs the old entries in a ``mean``; empty when they
+            count alike.
         sha256: Hex digest of the tensor's little-endian bytes (``TensorProto.raw_data`` form) in the result.
     """
 
@@ -224,6 +253,7 @@ class TensorGrowth:
     formula: str = ""
     factor: float = 1.0
     sha256: str = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -247,7 +277,8 @@ class SetGrowth:
         name: Stable, recognisable name (its first writer's).
         old, new: Number of channels before and after.
         writers, readers: Names of the weights that write and read it.
-        method: ``zero-fan-out``, ``zero-fan-in``, ``near-zero`` or ``net2wider``.
+        method: ``zero-fan-out``, ``zero-fan-in``, ``near-zero`` or ``net2wider``; for the width of a residual stream
+            what its new channels hold: ``residual-mean``, ``residual-zero`` or ``residual-copy``.
     """
 
     name: str
@@ -262,14 +293,19 @@ class SetGrowth:
 class GrowthMap:
     """Everything one growth changed.
 
-    Nodes are keyed by their first non-empty output name, in the main graph. ``inserted`` and ``removed`` use
-    the same keys. ``exact`` is False where the user asked for an inexact method: such a result is never
-    called equivalent.
+    Nodes are keyed by their first non-empty output name. ``inserted`` and ``removed`` use the same keys. What is inside
+    a body of control flow is listed by its name, too, after the label of the body (``If_0.then_branch/w``) where
+    another graph of the model has the same name. ``exact`` is False where the user asked for an inexact method: such a
+    result is never called equivalent.
 
     Attributes:
         original: Hex digest of the original (see ``onnxgrow.io.digest.model_digest``).
         recipe: What was asked for, as JSON data.
         history: Growth maps of earlier generations, oldest first, as JSON data without their own history.
+        inlined: Local functions (``domain::name``) whose calls were inlined because channels inside them grew: names
+            of the original are those it has after that.
+        outputs: Graph outputs that grew, which has to be asked for by name: a change of the interface, so that such a
+            result is never called equivalent either. Their old entries are the original's.
     """
 
     original: str = ""
@@ -285,6 +321,8 @@ class GrowthMap:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    inlined: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; equal axis maps are stored once in ``maps`` and referred to by index."""
@@ -296,7 +334,10 @@ class GrowthMap:
         def lean(d: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
             return {k: v for k, v in d.items() if k not in defaults or v != defaults[k]}
 
-        values = {k: lean({"axes": axes(v.axes), "of": v.of}, {"of": ""}) for k, v in sorted(self.values.items())}
+        values = {
+            k: lean({"axes": axes(v.axes), "of": v.of, "factor": v.factor}, {"of": "", "factor": 1.0})
+            for k, v in sorted(self.values.items())
+        }
         tensors = {
             k: lean(
                 {
@@ -305,8 +346,9 @@ class GrowthMap:
                     "formula": t.formula,
                     "factor": t.factor,
                     "sha256": t.sha256,
+                    "weights": t.weights,
                 },
-                {"axes": {}, "of": "", "formula": "", "factor": 1.0, "sha256": ""},
+                {"axes": {}, "of": "", "formula": "", "factor": 1.0, "sha256": "", "weights": ""},
             )
             for k, t in sorted(self.tensors.items())
         }
@@ -347,6 +389,8 @@ class GrowthMap:
             "recipe": dict(self.recipe),
             "versions": dict(self.versions),
             "history": [dict(h) for h in self.history],
+            **({"inlined": list(self.inlined)} if self.inlined else {}),
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
         }
 
     @classmethod
@@ -368,7 +412,7 @@ class GrowthMap:
         version = top.get("version")
         if top.get("format") != FORMAT or version != VERSION or isinstance(version, bool):
             raise ValueError(f"not of format {FORMAT} version {VERSION}")
-        top = js.record(data, "top", _KEYS)
+        top = js.record(data, "top", _KEYS, ("inlined", "outputs"))
         maps = [AxisMap.from_json(m) for m in js.items(top["maps"], "maps")]
 
         def axes(value: Any, where: str) -> dict[int, AxisMap]:
@@ -389,18 +433,20 @@ class GrowthMap:
 
         def value_growth(name: str, value: Any) -> ValueGrowth:
             where = f"values[{name!r}]"
-            v = js.record(value, where, ("axes",), ("of",))
-            return ValueGrowth(axes(v["axes"], where), js.text(v.get("of", ""), where))
+            v = js.record(value, where, ("axes",), ("of", "factor"))
+            factor = js.number(v.get("factor", 1.0), where)
+            return ValueGrowth(axes(v["axes"], where), js.text(v.get("of", ""), where), factor)
 
         def tensor_growth(name: str, value: Any) -> TensorGrowth:
             where = f"tensors[{name!r}]"
-            t = js.record(value, where, (), ("axes", "of", "formula", "factor", "sha256"))
+            t = js.record(value, where, (), ("axes", "of", "formula", "factor", "sha256", "weights"))
             return TensorGrowth(
                 axes(t.get("axes", {}), where),
                 js.text(t.get("of", ""), where),
                 js.text(t.get("formula", ""), where),
                 js.number(t.get("factor", 1.0), where),
                 js.text(t.get("sha256", ""), where),
+                js.text(t.get("weights", ""), where),
             )
 
         def node_change(name: str, value: Any) -> NodeChange:
@@ -428,6 +474,8 @@ class GrowthMap:
             recipe=js.mapping(top["recipe"], "recipe"),
             versions={k: js.text(v, "versions") for k, v in js.mapping(top["versions"], "versions").items()},
             history=tuple(js.mapping(h, "history") for h in js.items(top["history"], "history")),
+            inlined=js.texts(top.get("inlined", []), "inlined"),
+            outputs=js.texts(top.get("outputs", []), "outputs"),
         )
 
     def dumps(self) -> str:

@@ -5,6 +5,7 @@ of its own, whose anonymous memory (``RssAnon`` of /proc, sampled) is watched; m
 can take them back at any time. Linux only.
 
     python -m tools.bench_big --gigabytes 1.7 --folder /scratch
+    python -m tools.bench_big --gigabytes 1.1 --embedding 1.0 --layer table
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["Measured", "main", "measure"]
 
 INTERVAL = 0.01
 FACTOR = 2
+BLOCKS = "up*"
 
 
 class Measured:
@@ -69,13 +71,13 @@ def _anonymous(pid: int) -> int:
 # ---- ways of growing; each runs in a process of its own
 
 
-def _onnxgrow(source: Path, target: Path, tiers: tuple[str, ...] | None) -> None:
+def _onnxgrow(source: Path, target: Path, layer: str, tiers: tuple[str, ...] | None) -> None:
     from onnxgrow.io import load, stage
     from onnxgrow.passes import Widen
     from onnxgrow.verify.judge import verify
 
     loaded = load(source)
-    grown = Widen("up*", factor=FACTOR).grow(loaded.model)
+    grown = Widen(layer, factor=FACTOR).grow(loaded.model)
     with stage(grown.draft, target, external_data=True, seal=grown.writing()) as staged:
         if tiers != ():
             report = verify(loaded.model, load(staged.path).model, grown_path=staged.path, tiers=tiers, provider="cpu")
@@ -94,7 +96,7 @@ def _numpy_growth(name: str, values: np.ndarray) -> np.ndarray:
     return np.concatenate([values, np.zeros((more, *values.shape[1:]), np.float32)])
 
 
-def _plain_onnx(source: Path, target: Path) -> None:
+def _plain_onnx(source: Path, target: Path, layer: str) -> None:
     import onnx
     from onnx import numpy_helper
 
@@ -107,7 +109,7 @@ def _plain_onnx(source: Path, target: Path) -> None:
     onnx.save(model, target, save_as_external_data=True, location=target.stem + ".data")
 
 
-def _graphsurgeon(source: Path, target: Path) -> None:
+def _graphsurgeon(source: Path, target: Path, layer: str) -> None:
     import onnx
     import onnx_graphsurgeon as gs
 
@@ -118,10 +120,10 @@ def _graphsurgeon(source: Path, target: Path) -> None:
     onnx.save(gs.export_onnx(graph), target, save_as_external_data=True, location=target.stem + ".data")
 
 
-WAYS: dict[str, Callable[[Path, Path], None]] = {
-    "onnxgrow, growth and save": lambda a, b: _onnxgrow(a, b, ()),
-    "onnxgrow, with certificate": lambda a, b: _onnxgrow(a, b, ("accounting", "certificate")),
-    "onnxgrow, all tiers": lambda a, b: _onnxgrow(a, b, None),
+WAYS: dict[str, Callable[[Path, Path, str], None]] = {
+    "onnxgrow, growth and save": lambda a, b, layer: _onnxgrow(a, b, layer, ()),
+    "onnxgrow, with certificate": lambda a, b, layer: _onnxgrow(a, b, layer, ("accounting", "certificate")),
+    "onnxgrow, all tiers": lambda a, b, layer: _onnxgrow(a, b, layer, None),
     "plain onnx": _plain_onnx,
     "onnx-graphsurgeon": _graphsurgeon,
 }
@@ -135,14 +137,16 @@ def main() -> None:
     parser.add_argument("--sparse", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to work; everything made there is removed")
     parser.add_argument("--only", action="append", choices=tuple(WAYS), help="may be repeated")
+    parser.add_argument("--layer", default=BLOCKS, help="what onnxgrow widens; other libraries widen the blocks only")
     parser.add_argument("--one", nargs=3, metavar=("WAY", "SOURCE", "TARGET"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        WAYS[given.one[0]](Path(given.one[1]), Path(given.one[2]))
+        WAYS[given.one[0]](Path(given.one[1]), Path(given.one[2]), given.layer)
         return
     folder = Path(tempfile.mkdtemp(prefix="bench-big-", dir=given.folder))
     try:
-        _bench(folder, given.only or list(WAYS), given)
+        comparable = [way for way in WAYS if given.layer == BLOCKS or way.startswith("onnxgrow")]
+        _bench(folder, given.only or comparable, given)
     finally:
         shutil.rmtree(folder)
 
@@ -154,7 +158,8 @@ def _bench(folder: Path, ways: Sequence[str], given: argparse.Namespace) -> None
     for way in ways:
         out = folder / "out"
         out.mkdir()
-        found = measure([sys.executable, "-m", "tools.bench_big", "--one", way, str(source), str(out / "m.onnx")])
+        one = ["--layer", given.layer, "--one", way, str(source), str(out / "m.onnx")]
+        found = measure([sys.executable, "-m", "tools.bench_big", *one])
         size = sum(p.stat().st_size for p in out.iterdir())
         copied = _copying(out, folder / "copy") if size else 0.0
         shutil.rmtree(out)

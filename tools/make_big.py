@@ -1,7 +1,8 @@
 """Make large models with external data, for the tests of memory and speed.
 
-A stack of feed-forward blocks with residual connections: x + MatMul(Relu(MatMul(x, up) + bias), down). Weights are
-written block by block, so a model may be larger than memory; sparse ones take no room on disk.
+A stack of feed-forward blocks with residual connections: x + MatMul(Relu(MatMul(x, up) + bias), down). An embedding
+table in front of them is followed by a projection, so that it can grow. Weights are written block by block, so a model
+may be larger than memory; sparse ones take no room on disk.
 
     python -m tools.make_big big.onnx --gigabytes 1.7
     python -m tools.make_big huge.onnx --gigabytes 6 --sparse
@@ -71,8 +72,10 @@ def make_big(path: Path, gigabytes: float, *, width: int = 1024, embedding: floa
     if embedding:
         rows = max(1, int(embedding * 1e9 / (4 * width)))
         tensors.append(data.add("table", (rows, width), 1.0))
+        tensors.append(data.add("project", (width, width), width**-0.5))
         nodes.append(helper.make_node("Gather", ["table", "x"], ["embedded"]))
-        current = "embedded"
+        nodes.append(helper.make_node("MatMul", ["embedded", "project"], ["projected"]))
+        current = "projected"
     for i in range(blocks):
         tensors.append(data.add(f"up{i}", (width, hidden), (2 / width) ** 0.5))
         tensors.append(data.add(f"bias{i}", (hidden,), 0.01))

@@ -5,7 +5,7 @@
 Writes the table between the markers of ``docs/op-coverage.md``; with ``--check`` writes nothing and exits with 1 when
 the document is stale. All of it is read from the registries, for the newest version of each operator of ``ai.onnx``
 and ``ai.onnx.ml``, and for operators of other domains that have a rule or a checker. An operator without a rule freezes
-every axis at its nodes; why that is so must be said in :data:`REASONS`, and nothing else may be.
+every axis at its nodes; why must be said in :data:`onnxgrow.rules.refusals.REFUSALS`, and nothing else may be there.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import onnx_ir as ir
 
 import onnxgrow
 from onnxgrow.rules import covered, find_rule
+from onnxgrow.rules.refusals import REFUSALS
 from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate import registry as certificate_registry
 from onnxgrow.verify.float64.control_flow import compile_control_flow
 from onnxgrow.verify.float64.kernels import KERNELS, NoFloat64Error, RandomError
 from onnxgrow.verify.float64.reference import reference_operator
 
-__all__ = ["REASONS", "Row", "coverage", "main", "onnx_version", "render"]
+__all__ = ["Row", "coverage", "main", "onnx_version", "render"]
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "op-coverage.md"
 BEGIN, END = "<!-- op-coverage: begin -->", "<!-- op-coverage: end -->"
@@ -39,51 +40,6 @@ NEWEST = 1 << 16
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 BY_VALUE = frozenset({"Range", "Shape", "Size"})
 """Their results follow from shapes and constants alone, and are compared as numbers."""
-
-_GROUPS = {
-    "its subgraph would have to grow with it; what a subgraph reads or gives is frozen": "If Loop Scan SequenceMap",
-    "its value is no tensor: a sequence, map or optional": (
-        "ConcatFromSequence Optional OptionalGetElement OptionalHasElement SequenceAt SequenceConstruct SequenceEmpty "
-        "SequenceErase SequenceInsert SequenceLength SplitToSequence ai.onnx.ml:CastMap ai.onnx.ml:DictVectorizer "
-        "ai.onnx.ml:ZipMap"
-    ),
-    "it holds strings, which have no channels": (
-        "RegexFullMatch StringConcat StringNormalizer StringSplit TfIdfVectorizer ai.onnx.ml:CategoryMapper "
-        "ai.onnx.ml:LabelEncoder"
-    ),
-    "scales and zero points were calibrated for the old range, and integer weights have no exact new values": (
-        "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear"
-    ),
-    "random: its values depend on how many it draws": (
-        "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike"
-    ),
-    "the size of its output depends on data": "Compress NonMaxSuppression NonZero Unique",
-    "it computes over positions of an image or region; its channels are not followed yet": (
-        "AffineGrid CenterCropPad Col2Im DeformConv GridSample MaxRoiPool MaxUnpool RoiAlign"
-    ),
-    "it computes over a signal or a whole matrix: every entry enters every result": "DFT Det MelWeightMatrix STFT",
-    "it makes a table of a given size from nothing": "BlackmanWindow EyeLike HammingWindow HannWindow",
-    "fused: heads, states or gates lie inside its axes, which are not followed yet": (
-        "Attention CausalConvWithState LinearAttention RotaryEmbedding SwiGLU"
-    ),
-    "it moves entries to positions that are data; not followed yet": "ReverseSequence TensorScatter",
-    "a loss: it reduces over the classes": "NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss",
-    "it decodes a file": "ImageDecoder",
-    "it reads the bits of its input": "BitCast",
-    "classical machine learning: its weights are attributes, one per named feature or class": (
-        "ai.onnx.ml:ArrayFeatureExtractor ai.onnx.ml:Binarizer ai.onnx.ml:FeatureVectorizer ai.onnx.ml:Imputer "
-        "ai.onnx.ml:LinearClassifier ai.onnx.ml:LinearRegressor ai.onnx.ml:Normalizer ai.onnx.ml:OneHotEncoder "
-        "ai.onnx.ml:SVMClassifier ai.onnx.ml:SVMRegressor ai.onnx.ml:Scaler ai.onnx.ml:TreeEnsemble "
-        "ai.onnx.ml:TreeEnsembleClassifier ai.onnx.ml:TreeEnsembleRegressor"
-    ),
-}
-
-REASONS: dict[tuple[str, str], str] = {
-    (domain, op_type): reason
-    for reason, names in _GROUPS.items()
-    for domain, _, op_type in (name.rpartition(":") for name in names.split())
-}
-"""(domain, operator) → why it has no rule."""
 
 CONSTANT = ("", "Constant")
 """Its output is a weight or an operand like an initializer: it needs neither rule nor checker."""
@@ -120,7 +76,7 @@ def coverage() -> list[Row]:
     ruled = set(covered())
     _complete(set(schemas), ruled)
     rows = []
-    for domain, op_type in sorted({*schemas, *ruled, *certificate_registry._CHECKERS}):
+    for domain, op_type in sorted({*schemas, *ruled, *certificate_registry._CHECKERS, *REFUSALS}):
         schema = schemas.get((domain, op_type))
         since = schema.since_version if schema is not None else 0
         key = (domain, op_type)
@@ -132,7 +88,7 @@ def _rule(key: tuple[str, str]) -> str:
     if key == CONSTANT:
         return "a constant"
     rule = find_rule(*key, NEWEST)
-    return _file(rule) if rule else f"frozen: {REASONS.get(key, 'not an ONNX operator')}"
+    return _file(rule) if rule else f"frozen: {REFUSALS.get(key, 'not an ONNX operator')}"
 
 
 def _checker(key: tuple[str, str]) -> str:
@@ -149,9 +105,9 @@ def _checker(key: tuple[str, str]) -> str:
 def _complete(known: set[tuple[str, str]], ruled: set[tuple[str, str]]) -> None:
     """Every operator has a rule or a reason, and only one of them."""
     faults = {
-        "neither a rule nor a reason": known - ruled - set(REASONS),
-        "both a rule and a reason": ruled & set(REASONS),
-        "a reason, but ONNX does not know it": set(REASONS) - known,
+        "neither a rule nor a reason": known - ruled - set(REFUSALS),
+        "both a rule and a reason": ruled & set(REFUSALS),
+        "a reason, but ONNX does not know it": {key for key in REFUSALS if key[0] in DOMAINS} - known,
     }
     faults["neither a rule nor a reason"] -= {CONSTANT}
     for fault, names in faults.items():

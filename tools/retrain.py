@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from onnxgrow.errors import GrowError
+from onnxgrow.errors import EnvironmentFault, GrowError
 from onnxgrow.torch import EntryRates, OnnxModule, param_groups
 
 __all__ = ["main", "train"]
@@ -55,6 +55,36 @@ def rate_at(step: int, steps: int, warm_up: float = 0.05) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def write_curves(path: Path, rows: Sequence[dict[str, float]]) -> None:
+    """The figures of each epoch as CSV."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def board(folder: Path) -> Callable[[dict[str, float]], None]:
+    """What shows the figures of an epoch in TensorBoard; an event file in a folder.
+
+    Raises:
+        EnvironmentFault: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        hint = "pip install tensorboard, or use --curves"
+        raise EnvironmentFault("--tensorboard", "TensorBoard is not installed", hint) from error
+    writer = SummaryWriter(str(folder))
+
+    def show(row: dict[str, float]) -> None:
+        for name, value in row.items():
+            if name != "epoch" and math.isfinite(value):
+                writer.add_scalar(name, value, int(row["epoch"]))
+        writer.flush()
+
+    return show
 
 
 def evaluate(model: nn.Module, data: DataLoader[Any], device: torch.device) -> tuple[float, float]:
@@ -175,24 +205,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--amp", choices=sorted(AMP), default="off", help="mixed precision")
     parser.add_argument("--checkpoint", type=Path, help="saved after each epoch, resumed from where it exists")
     parser.add_argument("--curves", type=Path, help="CSV of the figures of each epoch")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="the same figures for TensorBoard")
     options = parser.parse_args(argv)
     rank = int(os.environ.get("RANK", 0))
     if options.output.exists() and not options.overwrite:
         parser.error(f"{options.output} exists; give --overwrite or another name")
     rows = []
     try:
+        show = board(options.tensorboard) if options.tensorboard and rank == 0 else None
         for row in train(options):
             rows.append(row)
+            if show is not None:
+                show(row)
             if rank == 0:
                 print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
     except GrowError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     if options.curves and rank == 0:
-        with open(options.curves, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_curves(options.curves, rows)
     return 0
 
 

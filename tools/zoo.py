@@ -1,6 +1,6 @@
 """Widen real networks, every channel set singly and all together, prove each result, and print a table.
 
-    python -m tools.zoo [--only GLOB]... [--models DIR]... [--cache DIR] [--report FILE.json] [--sets N]
+    python -m tools.zoo [--only GLOB]... [--models DIR]... [--cache DIR] [--report FILE.json] [--sets N] [--residual]
 
 Without ``--models`` the models of the manifest are fetched (see ``tools/fetch_zoo.py``) and the samples in ``models/``
 are taken; with it, every ``*.onnx`` of the folders (inputs beside them in ``NAME.io.npz``, arrays ``in_<input>``).
@@ -8,6 +8,7 @@ are taken; with it, every ``*.onnx`` of the folders (inputs beside them in ``NAM
 Each growable set is grown alone, each by another number of channels: accounting, certificate at two sizes, and the
 outputs in ONNX Runtime without optimisations, within the bound that the joint run measured. Then all sets grow
 together, by different numbers, and all tiers run. Exit code 1 when anything was not equivalent, invalid or crashed.
+With ``--residual`` the widths of residual streams grow too; those that only grow by copies get twice their size.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxgrow.algebra import grows
+from onnxgrow.analysis import ChannelSet
 from onnxgrow.analysis.study import Study, study
 from onnxgrow.concrete import complete, concretize, load_inputs
 from onnxgrow.errors import GrowError, UnsupportedError
@@ -35,9 +37,11 @@ from onnxgrow.io import load, save_bytes
 from onnxgrow.passes.base import Grown
 from onnxgrow.passes.widen import Widen
 from onnxgrow.plan import PlannedSet, Target, WidenPlan, WidenRequest, plan_widen
+from onnxgrow.plan.residual import chosen_way
 from onnxgrow.verify import accounting, certificate
+from onnxgrow.verify.bodies import Opened
 from onnxgrow.verify.judge import verify
-from onnxgrow.verify.report import TierStatus, Verdict
+from onnxgrow.verify.report import TierResult, TierStatus, Verdict
 from onnxgrow.verify.sessions import ModelSource, open_session
 from tools.fetch_zoo import default_cache, fetch, load_manifest
 from tools.zoo_inputs import ZOO_INPUTS, inputs_for
@@ -95,11 +99,11 @@ class Clock:
         self.last = now
 
 
-def examine(name: str, path: Path, feeds: Mapping[str, Any] | None, most_sets: int = 0) -> Row:
+def examine(name: str, path: Path, feeds: Mapping[str, Any] | None, most_sets: int = 0, residual: bool = False) -> Row:
     """Run everything on one model; never raises."""
     row = Row(name)
     try:
-        _examine(row, path, feeds, most_sets)
+        _examine(row, path, feeds, most_sets, residual)
     except UnsupportedError as e:
         row.joint = row.joint or ("refused" if any(r in e.reason for r in REFUSED) else "unrunnable")
         row.note = str(e)
@@ -111,24 +115,26 @@ def examine(name: str, path: Path, feeds: Mapping[str, Any] | None, most_sets: i
     return row
 
 
-def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: int) -> None:
+def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: int, residual: bool) -> None:
     clock = Clock(row)
     model = load(path).model
     clock.mark("load")
-    found = study(model, inputs=feeds)
+    found = study(model, inputs=feeds, inline=None)
     clock.mark("analysis")
     analysis = found.analysis
-    row.nodes = len(analysis.network.nodes)
-    uses = list({w.use: w for w in analysis.weights}.values())
-    atoms = dict.fromkeys((s.atom for s in analysis.growable), 1)
-    forest = analysis.dims.forest
-    row.weights = len({(u.node, u.index) for u in analysis.dims.linears()})
-    row.growable_weights = sum(any(grows(forest, t, atoms) for _, t in analysis.channel_axes(w)) for w in uses)
-    row.sets = len(analysis.growable)
+    growable = [s for s in analysis.growable if residual or not s.residual]
+    atoms = dict.fromkeys((s.atom for s in growable), 1)
+    for part in analysis.parts:
+        row.nodes += len(part.network.nodes)
+        uses = list({w.use: w for w in part.weights}.values())
+        forest = part.dims.forest
+        row.weights += len({(u.node, u.index) for u in part.dims.linears()})
+        row.growable_weights += sum(any(grows(forest, t, atoms) for _, t in part.channel_axes(w)) for w in uses)
+    row.sets = len(growable)
     row.frozen = [
         {"name": s.name, "size": s.size, "reasons": [str(r) for r in s.reasons]} for s in analysis.sets if s.reasons
     ]
-    step = Widen(factor=1.5)
+    step = Widen(factor=2.0, residual=residual)  # all of them; the sizes follow
     base = plan_widen(analysis, step.request)
     joint = _different(base, [1 + (3 * i + 2) % 7 for i in range(len(base.sets))])
     grown = step.carry_out(found, joint)
@@ -145,50 +151,63 @@ def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: i
     if report.verdict is not Verdict.EQUIVALENT:
         row.faults += [f"{t.name}: {f.subject}: {f.reason}" for t in report.tiers for f in t.findings[:3]]
         row.faults += list(report.notes[:3])
-    _singles(row, clock, found, step, most_sets)
+    _singles(row, clock, found, step, growable[:: max(1, len(growable) // most_sets)] if most_sets else growable)
 
 
 def _different(plan: WidenPlan, added: Sequence[int]) -> WidenPlan:
     """The plan with another number of new channels for each set."""
-    sets = tuple(PlannedSet(p.channel_set, p.channel_set.size + k) for p, k in zip(plan.sets, added, strict=True))
-    return replace(plan, sets=sets)
+    sizes = [_size(p.channel_set, k) for p, k in zip(plan.sets, added, strict=True)]
+    ways = [chosen_way(p.channel_set, n) for p, n in zip(plan.sets, sizes, strict=True)]
+    sets = [PlannedSet(p.channel_set, n, way) for p, n, way in zip(plan.sets, sizes, ways, strict=True)]
+    return replace(plan, sets=tuple(sets))
 
 
-def _singles(row: Row, clock: Clock, found: Study, step: Widen, most_sets: int) -> None:
+def _size(channel_set: ChannelSet, added: int) -> int:
+    """A size with so many new channels, or twice the old one where only that is possible."""
+    possible = not channel_set.residual or chosen_way(channel_set, channel_set.size + added)
+    return channel_set.size + added if possible else 2 * channel_set.size
+
+
+def _singles(row: Row, clock: Clock, found: Study, step: Widen, chosen: Sequence[ChannelSet]) -> None:
     model = found.model
     before = [found.analysis.network.concrete, found.analysis.network.other]
     session = open_session(ModelSource.of(save_bytes(model)), "cpu", optimised=False)
     references = [session.run(f) for f in found.feeds]
     clock.mark("singles")
-    growable = found.analysis.growable
-    chosen = growable if not most_sets else growable[:: max(1, len(growable) // most_sets)]
     for i, channel_set in enumerate(chosen):
         row.singles += 1
-        request = WidenRequest((channel_set.name,), Target(add=1 + i % 5))
+        request = WidenRequest((channel_set.name,), Target(to=_size(channel_set, 1 + i % 5)))
         grown = step.carry_out(found, plan_widen(found.analysis, request))
-        faults = list(_check(found, grown, before, references, row.bound or 0.0))
+        faults = list(check(found, grown, before, references, row.bound or 0.0))
         row.faults += [f"{channel_set.name} alone: {f}" for f in faults[:2]]
         row.singles_ok += not faults
     clock.mark("singles")
 
 
-def _check(
+def check(
     found: Study, grown: Grown, before: Sequence[Any], references: Sequence[Mapping[str, Any]], bound: float
 ) -> Iterator[str]:
-    tier = accounting.account(found.model, grown.model, grown.growth_map)
-    if tier.status is not TierStatus.PASSED:
-        yield from (f"accounting: {f.subject}: {f.reason}" for f in tier.findings)
-    for concrete, feeds in zip(before, found.feeds, strict=False):
-        after = complete(grown.model, concretize(grown.model, concrete.input_shapes), feeds)
-        tier = certificate.certify(found.model, grown.model, grown.growth_map, concrete, after)
+    for tier in _proofs(found, grown, before):
         if tier.status is not TierStatus.PASSED:
-            yield from (f"certificate: {f.subject}: {f.reason}" for f in tier.findings)
+            yield from (f"{tier.name}: {f.subject}: {f.reason}" for f in tier.findings)
     session = open_session(ModelSource.of(save_bytes(grown.model)), "cpu", optimised=False)
     for feeds, reference in zip(found.feeds, references, strict=True):
         for name, value in session.run(feeds).items():
             problem = _compare(reference[name], value, max(bound, LEAST))
             if problem:
                 yield f"runtime: {name}: {problem}"
+
+
+def _proofs(found: Study, grown: Grown, before: Sequence[Any]) -> Iterator[TierResult]:
+    """Accounting and certificate; the verifier takes growth inside bodies of control flow apart."""
+    if found.inlined or Opened(found.model, grown.model, grown.growth_map):
+        report = verify(found.given, grown.model, inputs=found.feeds[0], tiers=("accounting", "certificate"))
+        yield from report.tiers[:2]
+        return
+    yield accounting.account(found.model, grown.model, grown.growth_map)
+    for concrete, feeds in zip(before, found.feeds, strict=False):
+        after = complete(grown.model, concretize(grown.model, concrete.input_shapes), feeds)
+        yield certificate.certify(found.model, grown.model, grown.growth_map, concrete, after)
 
 
 def _compare(old: Any, new: Any, bound: float) -> str:
@@ -207,7 +226,7 @@ def _compare(old: Any, new: Any, bound: float) -> str:
     return "" if gap <= bound else f"it differs by {gap:.3g} of its scale, bound {bound:.3g}"
 
 
-def _jobs(args: argparse.Namespace) -> Iterator[tuple[str, Path, Mapping[str, Any] | None]]:
+def jobs(args: argparse.Namespace) -> Iterator[tuple[str, Path, Mapping[str, Any] | None]]:
     patterns = args.only or ["*"]
 
     def wanted(name: str) -> bool:
@@ -263,10 +282,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", help="where fetched models are kept")
     parser.add_argument("--report", help="write all figures as JSON")
     parser.add_argument("--sets", type=int, default=0, help="at most about so many sets singly per model (0: all)")
+    parser.add_argument("--residual", action="store_true", help="grow the widths of residual streams, too")
     args = parser.parse_args(argv)
     rows = []
-    for name, path, feeds in _jobs(args):
-        row = examine(name, path, feeds, args.sets)
+    for name, path, feeds in jobs(args):
+        row = examine(name, path, feeds, args.sets, args.residual)
         rows.append(row)
         print(
             f"{name}: {row.joint or 'fault'}, {row.singles_ok}/{row.singles} singly, {sum(row.seconds.values()):.1f} s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,14 +11,19 @@ import onnx_ir as ir
 from onnxgrow.algebra import Forest, Kind, Term
 from onnxgrow.analysis.cost import Cost, Weight
 from onnxgrow.analysis.demand import grants
+from onnxgrow.analysis.follower import Residual
 from onnxgrow.analysis.infer import Dimensions, infer_dimensions
 from onnxgrow.analysis.naming import unique, weight_label
-from onnxgrow.analysis.network import Network
+from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.patches import find_patches
+from onnxgrow.analysis.residual import settle_statistics
 from onnxgrow.analysis.silenced import freeze_silenced
+from onnxgrow.analysis.ways import REPEATS, Root
+from onnxgrow.collector import without_collection
+from onnxgrow.concrete.body_runs import BodyRuns
 from onnxgrow.rules import Reason
 
-__all__ = ["Analysis", "ChannelSet", "Weight", "analyse"]
+__all__ = ["Analysis", "BodyAnalysis", "ChannelSet", "Weight", "analyse"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class ChannelSet:
         reasons: Why it cannot grow; empty when it can.
         parameters: Weights and other parameters added per channel.
         flops: Floating-point operations (2 per multiply-add) added per channel, for the analysed input shapes.
+        ways: How it can grow although statistics are taken over it, the preferred way first: then it is the width of
+            a residual stream, which grows on request only. Empty for other sets.
+        outputs: Graph outputs that grow with it; only such as were named to the analysis.
     """
 
     name: str
@@ -43,10 +51,30 @@ class ChannelSet:
     reasons: tuple[Reason | str, ...]
     parameters: int
     flops: int
+    ways: tuple[Residual, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     @property
     def growable(self) -> bool:
         return not self.reasons
+
+    @property
+    def residual(self) -> bool:
+        """Whether it is the width of a residual stream."""
+        return bool(self.ways)
+
+
+@dataclass(frozen=True)
+class BodyAnalysis:
+    """A body of control flow, analysed as a network of its own: what it captures and gives out is frozen.
+
+    Attributes:
+        runs: The lifted body and inputs it runs with.
+        analysis: Its channel sets, named after the body.
+    """
+
+    runs: BodyRuns
+    analysis: Analysis
 
 
 @dataclass
@@ -56,12 +84,19 @@ class Analysis:
     Attributes:
         dims: Terms of all axes.
         weights: All uses of weights.
-        sets: All channel sets that a weight writes or reads, growable or not, in network order.
+        sets: All channel sets that a weight writes or reads, growable or not, in network order; after those of the
+            graph itself those of its bodies.
+        bodies: The bodies of control flow in it that hold weights.
+        notes: Bodies that are not analysed, with the reason.
+        ways: Atom → how it can grow, where statistics are taken over it.
     """
 
     dims: Dimensions
     weights: list[Weight] = field(default_factory=list)
     sets: list[ChannelSet] = field(default_factory=list)
+    bodies: list[BodyAnalysis] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ways: dict[Term, tuple[Residual, ...]] = field(default_factory=dict)
 
     @property
     def network(self) -> Network:
@@ -70,6 +105,17 @@ class Analysis:
     @property
     def growable(self) -> list[ChannelSet]:
         return [s for s in self.sets if s.growable]
+
+    @property
+    def parts(self) -> list[Analysis]:
+        """This graph and all bodies inside it, outer ones first: each with weights and sets of its own."""
+        return [self, *(part for body in self.bodies for part in body.analysis.parts)]
+
+    @property
+    def own_sets(self) -> list[ChannelSet]:
+        """The sets of the graph itself."""
+        inner = {s.atom for body in self.bodies for s in body.analysis.sets}
+        return [s for s in self.sets if s.atom not in inner]
 
     @cached_property
     def cost(self) -> Cost:
@@ -93,12 +139,16 @@ class Analysis:
             yield axis, terms[axis]
 
 
+@without_collection
 def analyse(network: Network) -> Analysis:
     """Find all channel sets, and why those that cannot grow cannot."""
     dims = infer_dimensions(network)
     result = Analysis(dims, _weights(dims))
+    writers, readers = _roles(result)
+    result.ways = settle_statistics(dims, [a for a in writers if a in readers])
     _freeze_unfollowable(result)
-    freeze_silenced(dims, *_roles(result))
+    writers, readers = _roles(result)
+    freeze_silenced(dims, {a: w for a, w in writers.items() if a not in result.ways}, readers)
     result.sets = _describe(result)
     return result
 
@@ -108,14 +158,29 @@ def _weights(dims: Dimensions) -> list[Weight]:
     found = []
     for use in dims.linears():
         roots = dims.network.roots((use.node, use.index))
-        moved = any(n.op_type in ("Expand", "Tile") for _, _, way in roots for n in way)
-        if roots and not moved:
-            found += [Weight(use, root) for root, _, _ in roots]
+        why = _unusable(dims, roots)
+        if not why:
+            sites: dict[str, list[Site]] = {}
+            for root, site, _ in roots:
+                sites.setdefault(root, []).append(site)
+            found += [Weight(use, root, tuple(mine) if len(sites) > 1 else ()) for root, mine in sites.items()]
             continue
         for axis, term in enumerate(dims.at((use.node, use.index)) or []):
             label = f"{use.node.op_type} {use.node.name or ''}".strip()
-            dims.forest.freeze(term, Reason(label, axis, "its weight is computed from other constants"))
+            dims.forest.freeze(term, Reason(label, axis, why))
     return found
+
+
+def _unusable(dims: Dimensions, roots: Sequence[Root]) -> str:
+    """Why no new values can be stored for a weight; empty when they can."""
+    if not roots or any(step.node.op_type in REPEATS for _, _, way in roots for step in way):
+        return "its weight is computed from other constants"
+    for root, _, way in roots:
+        dtype = dims.network.tensors[root].dtype
+        counted = dtype.is_integer() and not any(s.node.op_type in ("Cast", "DequantizeLinear") for s in way)
+        if counted or not (dtype.is_integer() or dtype.is_floating_point()):
+            return f"its weight is of type {dtype.name}"
+    return ""
 
 
 def _roles(result: Analysis) -> tuple[dict[Term, list[Weight]], dict[Term, list[Weight]]]:
@@ -126,7 +191,11 @@ def _roles(result: Analysis) -> tuple[dict[Term, list[Weight]], dict[Term, list[
         terms = result.dims.at((weight.use.node, weight.use.index)) or []
         through = not weight.use.in_axes and weight.use.data >= 0
         inner = {leaf for axis in weight.use.in_axes for leaf in leaves(terms[axis])}
-        for leaf in dict.fromkeys(leaf for axis in weight.use.out_axes for leaf in leaves(terms[axis])):
+        outer = dict.fromkeys(leaf for axis in weight.use.out_axes for leaf in leaves(terms[axis]))
+        if weight.sites:
+            own = {leaf for site in weight.sites for t in result.dims.at(site) or () for leaf in leaves(t)}
+            inner, outer = inner & own, {leaf: None for leaf in outer if leaf in own}
+        for leaf in outer:
             if through and leaf in _data_leaves(result, weight):
                 continue
             if leaf not in inner:
@@ -148,7 +217,8 @@ def _freeze_unfollowable(result: Analysis) -> None:
     while True:
         writers, readers = _roles(result)
         multiplied = dims.contracted
-        candidates = [a for a in writers if (a in readers or a in multiplied) and not a.frozen]
+        leaving = _leaving(dims)
+        candidates = [a for a in writers if (a in readers or a in multiplied or a in leaving) and not a.frozen]
         growth = {atom: 1 + i % 7 for i, atom in enumerate(candidates)}
         patches = find_patches(dims, growth)
         frozen = _freeze_undemandable(dims, [a for a in candidates if a in multiplied])
@@ -159,6 +229,16 @@ def _freeze_unfollowable(result: Analysis) -> None:
                     frozen = True
         if not frozen:
             return
+
+
+def _leaving(dims: Dimensions) -> dict[Term, tuple[str, ...]]:
+    """Atom → the open graph outputs it lies on."""
+    found: dict[Term, tuple[str, ...]] = {}
+    for name in (v.name or "" for v in dims.network.model.graph.outputs):
+        terms = dims.values.get(name) or () if name in dims.network.open_outputs else ()
+        for leaf in dict.fromkeys(leaf for t in terms for leaf in dims.forest.leaves(t)):
+            found[leaf] = (*found.get(leaf, ()), name)
+    return found
 
 
 def _freeze_undemandable(dims: Dimensions, atoms: Iterable[Term]) -> bool:
@@ -178,13 +258,14 @@ def _describe(result: Analysis) -> list[ChannelSet]:
     atoms = [a for a in atoms if a.size > 1 or a.frozen]
     cost = result.cost
     multiplied = result.dims.contracted
+    leaving = _leaving(result.dims)
     names = unique(_name(result, a, writers.get(a, []), readers.get(a, [])) for a in atoms)
     sets = []
     for name, atom in zip(names, atoms, strict=True):
         reasons: list[Reason | str] = [r for r in atom.frozen if isinstance(r, Reason | str)]
         if not reasons and atom not in writers:
             reasons.append("no weight writes it")
-        if not reasons and atom not in readers and atom not in multiplied:
+        if not reasons and atom not in readers and atom not in multiplied and atom not in leaving:
             reasons.append("no weight reads it")
         sets.append(
             ChannelSet(
@@ -196,6 +277,8 @@ def _describe(result: Analysis) -> list[ChannelSet]:
                 tuple(reasons),
                 cost.parameters(atom),
                 cost.flops(atom),
+                () if reasons else result.ways.get(atom, ()),
+                leaving.get(atom, ()),
             )
         )
     return sets
@@ -208,8 +291,11 @@ def _name(result: Analysis, atom: Term, writers: list[Weight], readers: list[Wei
         label = f"input of {label}"
     terms = result.dims.at((weight.use.node, weight.use.index)) or []
     axes = weight.use.out_axes if writers else weight.use.in_axes
-    for axis in axes:
-        place = _place(result.dims.forest, terms[axis], atom)
+    read = [terms[axis] for axis in axes]
+    # Of a weight joined from several constants, the place is that in the constant.
+    read = [t for site in weight.sites for t in result.dims.at(site) or ()] or read
+    for term in read:
+        place = _place(result.dims.forest, term, atom)
         if place is not None:
             return label + place
     return label

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from onnxgrow.algebra import Growth, Term, grown_size
 from onnxgrow.analysis.infer import Dimensions
+from onnxgrow.analysis.network import Site
 from onnxgrow.rules import LinearUse
 
 __all__ = ["Cost", "Weight"]
@@ -20,10 +21,12 @@ class Weight:
     Attributes:
         use: The use.
         root: Name of the initializer or Constant output.
+        sites: Where it enters its way to the use, when other constants make parts of the weight; else empty.
     """
 
     use: LinearUse
     root: str
+    sites: tuple[Site, ...] = ()
 
 
 class Cost:

@@ -58,8 +58,13 @@ def grants(dims: Dimensions, growth: Growth) -> tuple[list[Grant], list[Refusal]
     granted: list[Grant] = []
     refused: list[Refusal] = []
     touched = sorted({position for atom in growth for position in dims.contracted.get(atom, ())})
-    for node, (i, axis_i), (j, axis_j) in (dims.contractions[position] for position in touched):
-        new = layout(dims.forest, (dims.at((node, i)) or [])[axis_i], growth) < 0
+    for position in touched:
+        node, (i, axis_i), (j, axis_j) = dims.contractions[position]
+        whole = layout(dims.forest, (dims.at((node, i)) or [])[axis_i], growth)
+        over = dims.summed[position]
+        inner = whole if over is None else layout(dims.forest, over, growth)
+        # Other factors of the axis may grow as they like: their new entries are no terms of an old sum.
+        new = np.tile(inner < 0, whole.size // inner.size)
         errors = []
         for index, axis in ((i, axis_i), (j, axis_j)):
             operand = dims.at((node, index)) or []
@@ -325,6 +330,26 @@ def _batch_norm(d: _Demand, node: ir.Node, output: int, masks: Masks, depth: int
     ]
 
 
+def _dequantize(d: _Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """A quantised constant can hold its zero point; of a quantised activation, what was quantised has to be zero."""
+    if _is_constant(d, node, 0):
+        return d.at((node, 0), masks, depth)
+    names = [(v.name if v is not None else None) or "" for v in node.inputs]
+    producer = d.dims.network.producer(names[0])
+    if producer is None or producer.op_type != "QuantizeLinear":
+        raise _NoGrantError("it is dequantised, but not quantised by a QuantizeLinear")
+    if [(v.name if v is not None else None) or "" for v in producer.inputs][2:] != names[2:]:
+        raise _NoGrantError("it is dequantised with another zero point than it is quantised with")
+    return d.at((producer, 0), masks, depth)
+
+
+def _quantize(d: _Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """Reached only from the DequantizeLinear that undoes it, where both are computed from constants."""
+    if not _is_constant(d, node, 0):
+        raise _NoGrantError("QuantizeLinear maps zero to its zero point")
+    return d.at((node, 0), masks, depth)
+
+
 _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(KEEPS_ZERO, _same),
     **dict.fromkeys(("Add", "Sub", "Sum", "Max", "Min", "Mean", "Where"), _every),
@@ -332,6 +357,8 @@ _HANDLERS: dict[str, Handler] = {
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize,
+    "QuantizeLinear": _quantize,
     "Div": _numerator,
     "Expand": _numerator,
     "Gather": _gather,

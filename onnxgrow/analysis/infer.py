@@ -15,6 +15,7 @@ from onnxgrow.algebra import Forest, Growth, Term, grows, layout
 from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.shape_flow import ShapeFlow
 from onnxgrow.rules import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable, find_rule
+from onnxgrow.rules.refusals import REFUSALS
 
 __all__ = ["Dimensions", "infer_dimensions"]
 
@@ -57,9 +58,16 @@ class Dimensions:
         found: dict[Term, list[int]] = {}
         for position, (node, (index, axis), _) in enumerate(self.contractions):
             terms = self.at((node, index))
-            for leaf in dict.fromkeys(self.forest.leaves(terms[axis]) if terms else ()):
+            over = self.summed[position] or (terms[axis] if terms else None)
+            for leaf in dict.fromkeys(self.forest.leaves(over) if over is not None else ()):
                 found.setdefault(leaf, []).append(position)
         return found
+
+    @cached_property
+    def summed(self) -> list[Term | None]:
+        """For each of :attr:`contractions` the innermost factor of the axis that alone is summed over; None for all."""
+        nodes = ((self.declared[n], k) for n in self.network.nodes for k in range(len(self.declared[n].contractions)))
+        return [said.summed.get(k) for said, k in nodes]
 
     @cached_property
     def contractions(self) -> list[tuple[ir.Node, tuple[int, int], tuple[int, int]]]:
@@ -84,16 +92,20 @@ def infer_dimensions(network: Network) -> Dimensions:
     dims = Dimensions(network)
     for value in network.model.graph.inputs:
         if value.name and value.name not in network.tensors:
-            _new_value(dims, value.name, Reason(f"input {value.name}", None, "it is an input of the network"))
+            _new_value(dims, value.name, Reason(f"input {value.name}", None, f"it is an input of {network.place}"))
     dims.flow = ShapeFlow(network)
     for node in network.nodes:
         _visit(dims, node)
     for name in network.overridable:
         _freeze_value(dims, name, f"input {name}", "it is an input of the network, with a default")
     for value in network.model.graph.outputs:
-        _freeze_value(dims, value.name or "", f"output {value.name}", "it is an output of the network")
-    for name in network.captured:
+        if value.name in network.open_outputs and value.name not in network.tensors:
+            continue
+        _freeze_value(dims, value.name or "", f"output {value.name}", f"it is an output of {network.place}")
+    for name in network.captured - network.foreign:
         _freeze_value(dims, name, f"value {name}", "a subgraph reads it")
+    for name in sorted(network.foreign):
+        _freeze_value(dims, name, f"value {name}", "the graph around this body, or another body, reads it, too")
     return dims
 
 
@@ -189,7 +201,8 @@ def _apply(op: NodeContext, blind: str) -> Sequence[Terms | None]:
 
 def _opaque(op: NodeContext) -> str:
     domain = f"{op.node.domain}::" if op.node.domain not in ("", "ai.onnx") else ""
-    return f"no rule for {domain}{op.node.op_type}"
+    why = REFUSALS.get(("" if not domain else op.node.domain, op.node.op_type))
+    return f"no rule for {domain}{op.node.op_type}" + (f": {why}" if why else "")
 
 
 def _known(network: Network, node: ir.Node, index: int) -> Array | None:

@@ -13,6 +13,8 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrow.analysis.ways import Root, find_roots
+from onnxgrow.concrete.bodies import node_key
 from onnxgrow.concrete.infer import Concrete, sorted_nodes
 from onnxgrow.concrete.values import constants, dims_of
 
@@ -21,29 +23,8 @@ __all__ = ["Network", "Site", "has_graph", "node_key"]
 Site = tuple[ir.Node, int]
 """One use of a value: the node that reads it, and which of its inputs it is."""
 
-MOVES = frozenset(
-    (
-        "Identity",
-        "Cast",
-        "CastLike",
-        "Transpose",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Expand",
-        "Tile",
-    )
-)
-"""Ops behind which a constant is still the same constant, entries moved or repeated."""
-
 SAMPLE = 65_536
 """Entries looked at to tell whether a constant holds one value only."""
-
-
-def node_key(node: ir.Node) -> str:
-    """Name of a node's first named output: unique in a graph, unlike its own name."""
-    return next((o.name for o in node.outputs if o.name), "") or ""
 
 
 @dataclass
@@ -59,6 +40,9 @@ class Network:
         derived: Names of values computed from constants alone, constants included.
         captured: Names of values that a subgraph reads, or a node that only makes a constant.
         opsets: Domain → version.
+        foreign: In a lifted body: constants that the graphs around it read, too.
+        place: What the graph is, for reasons: the network, or a body by its label.
+        open_outputs: Graph outputs that may grow, because the user named them.
     """
 
     model: ir.Model
@@ -69,6 +53,9 @@ class Network:
     derived: set[str] = field(init=False)
     captured: set[str] = field(init=False)
     opsets: dict[str, int] = field(init=False)
+    foreign: frozenset[str] = frozenset()
+    place: str = "the network"
+    open_outputs: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         graph = self.model.graph
@@ -76,6 +63,7 @@ class Network:
         self.tensors = constants(self.model)
         self.nodes = [n for n in sorted_nodes(graph) if node_key(n) not in self.tensors]
         self.captured = {name for node in self.nodes for name in _captures(node)}
+        self.captured |= self.foreign
         makers = set(graph) - set(self.nodes)
         self.captured.update(v.name for n in makers for v in n.inputs if v is not None and v.name)
         self.derived = set(self.tensors)
@@ -139,26 +127,9 @@ class Network:
             self._uniform[name] = _is_uniform(self.tensors[name])
         return not self._uniform[name]
 
-    def roots(self, site: Site) -> list[tuple[str, Site, tuple[ir.Node, ...]]]:
-        """Constants behind a constant-derived input, through ops that only move entries.
-
-        Returns:
-            (constant, the site where it enters, nodes from the constant to ``site``), data inputs only.
-        """
-        way: list[ir.Node] = []
-        while True:
-            node, index = site
-            value = node.inputs[index]
-            name = value.name if value is not None else None
-            if not name:
-                return []
-            if name in self.tensors:
-                return [(name, site, tuple(reversed(way)))]
-            producer = self.producer(name)
-            if producer is None or name not in self.derived or producer.op_type not in MOVES:
-                return []
-            way.append(producer)
-            site = (producer, 0)
+    def roots(self, site: Site) -> list[Root]:
+        """Constants behind a constant-derived input: see :func:`onnxgrow.analysis.ways.find_roots`."""
+        return find_roots(self, site)
 
 
 def _is_uniform(tensor: ir.TensorProtocol) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from onnxgrow.cli.places import check_apart, check_report, choose_output
 from onnxgrow.cli.streams import complain, deliver
@@ -36,6 +36,10 @@ class Request:
     in_place: bool
     force: bool
     external_data: bool | None
+    external_threshold: int | None
+    max_shard_size: int | None
+    weights: Literal["raw", "safetensors"]
+    link_unchanged: bool
     as_json: bool
     quiet: bool
 
@@ -46,6 +50,7 @@ def carry_out(
     make: Callable[[], GrowthPass],
     plan: Callable[[Any, Loaded], Mapping[str, Any]],
     max_change: float | None = None,
+    beside: Sequence[Path] = (),
 ) -> int:
     """Check the places, make the pass, and plan or grow.
 
@@ -55,9 +60,10 @@ def carry_out(
         make: Makes the pass; called before the model is read, so that wrong options are said first.
         plan: Gives the plan of that pass for a model, JSON data.
         max_change: For passes with inexact methods.
+        beside: Other files that it reads, which are never written to.
     """
     target = choose_output(request.model, request.output, request.in_place, request.force or request.dry_run)
-    given = [request.inputs] if request.inputs else []
+    given = [*([request.inputs] if request.inputs else []), *beside]
     if request.report is not None:
         check_apart(request.report, "--report", [request.model, target, *given])
         check_report(request.report)
@@ -88,7 +94,7 @@ def carry_out(
         job = Job(command, request.model, target, request.report, request.as_json, screen, time.time())
         if request.dry_run:
             return job.plan(plan(step, loaded))
-        return job.grow(step, loaded, overwrite=request.in_place or request.force, external_data=request.external_data)
+        return job.grow(step, loaded, request)
 
 
 class Job:
@@ -129,15 +135,27 @@ class Job:
         self._hand_out(document(about, plan=plan))
         return 0
 
-    def grow(self, step: GrowthPass, loaded: Loaded, *, overwrite: bool, external_data: bool | None) -> int:
-        """Grow, prove, write, and show the evidence."""
+    def grow(self, step: GrowthPass, loaded: Loaded, request: Request) -> int:
+        """Grow, prove, write as the request says, and show the evidence."""
         from onnxgrow.api import apply
         from onnxgrow.cli.work import Recorded
+        from onnxgrow.io import INLINE_LIMIT
 
         before = self._size(loaded)
         recorded = Recorded(step)
         try:
-            result = apply(recorded, loaded, output=self.target, overwrite=overwrite, external_data=external_data)
+            result = apply(
+                recorded,
+                loaded,
+                output=self.target,
+                overwrite=request.in_place or request.force,
+                external_data=request.external_data,
+                external_threshold=INLINE_LIMIT if request.external_threshold is None else request.external_threshold,
+                max_shard_size=request.max_shard_size,
+                weights=request.weights,
+                link_unchanged=request.link_unchanged,
+                write_progress=self.screen.progress("writing"),
+            )
         except NotEquivalentError as refused:
             self._refused(recorded.made, refused)
             raise
@@ -179,6 +197,9 @@ class Job:
     def _show_plan(self, plan: Mapping[str, Any], sizes: Mapping[str, tuple[int | None, int | None]]) -> None:
         from onnxgrow.report import growth_table, skipped_lines
 
+        for step in plan.get("steps", ()):
+            self.screen.line(step["title"], style="bold")
+            self._show_plan(step, {})
         self.screen.show(growth_table(plan, sizes))
         for line in (*skipped_lines(plan), *(f"note: {n}" for n in plan["notes"])):
             self.screen.line(line)

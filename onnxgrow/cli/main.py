@@ -25,8 +25,14 @@ from onnxgrow.cli.streams import close_quietly, complain
 __all__ = ["cli", "main", "run"]
 
 COMMANDS = {
+    "actiswitch": "Let activations blend into linear paths: a·x + b·f(x); prove the result, and write it.",
+    "blocks": "Insert residual blocks that start as zero, new ones or copies, prove the result, and write it.",
+    "deepen": "Insert layers that start as identities, prove the result, and write it.",
     "enlarge-kernel": "Give convolutions larger kernels, prove the result, and write it.",
+    "export": "Write the weights of a grown model as a checkpoint for its own class.",
+    "fold": "Take out ActiSwitches that converged, prove the result, and write it.",
     "inspect": "Show which channels a model has, and which of them can grow.",
+    "run": "Do the steps of a recipe in one go, prove the result, and write it.",
     "verify": "Prove that a grown model computes the function of its original.",
     "widen": "Give layers more channels, prove the result, and write it.",
 }

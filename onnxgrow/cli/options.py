@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,22 +15,28 @@ import click
 __all__ = [
     "PATH",
     "Settings",
+    "at_options",
     "debug_option",
     "growing_options",
     "input_options",
     "json_option",
     "max_change_option",
     "parse_input_shape",
+    "parse_size",
+    "parse_sizes",
     "place_options",
     "provider_option",
     "quiet_option",
     "report_option",
+    "switch_options",
 ]
 
 PATH = click.Path(path_type=Path)
 """A path that click does not touch: what is wrong with a file is found, and said, by what reads it."""
 
 PROVIDERS = ("auto", "cpu", "cuda")
+UNITS = {"": 1, "B": 1} | {f"{p}B": 1000**n for n, p in enumerate("KMGT", 1)}
+UNITS |= {f"{p}IB": 1024**n for n, p in enumerate("KMGT", 1)}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,6 +65,45 @@ def parse_input_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
         raise click.BadParameter(f"{sizes!r} is not a list of positive sizes, as in 1x3x224x224")
     return name, tuple(int(p) for p in parts)
+
+
+def parse_size(text: str) -> int:
+    """``1GB``, ``500 MB``, ``1.5GiB`` or ``4096`` as bytes: KB, MB, GB and TB are powers of 1000, KiB … of 1024.
+
+    Raises:
+        click.BadParameter: Not of that form, or less than a byte.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([A-Za-z]*)", text.strip())
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise click.BadParameter(f"{text!r} is not a size, as in 500MB or 1.5GiB")
+    size = int(Fraction(match[1]) * unit)
+    if size < 1:
+        raise click.BadParameter(f"{text!r} is less than a byte")
+    return size
+
+
+def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else parse_size(text)
+
+
+def parse_sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple[int, ...]:
+    """``5`` as a number, ``5x3`` or ``5,3`` as a tuple. Raises click.BadParameter where it is neither."""
+    parts = text.replace(",", "x").split("x")
+    if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+        raise click.BadParameter(f"{text!r} is not a kernel size, as in 5 or 5x3")
+    return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
+
+
+def _start(_: click.Context, __: click.Parameter, text: str) -> tuple[float, float]:
+    named = {"linear": (1.0, 0.0), "nonlinear": (0.0, 1.0)}
+    if text in named:
+        return named[text]
+    try:
+        a, b = map(float, text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither linear nor nonlinear nor A,B, as in 0.9,0.1") from None
+    return a, b
 
 
 def _shapes(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]] | None:
@@ -155,10 +202,64 @@ growing_options = _all(
     click.option(
         "--external-data/--no-external-data",
         default=None,
-        help="Whether weights go into a file beside the model; decided by size if not given.",
+        help="Whether weights go into files beside the model; decided by size if not given.",
+    ),
+    click.option(
+        "--external-threshold",
+        metavar="SIZE",
+        callback=_size,
+        help="Size (as in 500MB) above which a model has its weights in files beside it.  [default: 1.9GB]",
+    ),
+    click.option(
+        "--max-shard-size",
+        metavar="SIZE",
+        callback=_size,
+        help="Largest size (as in 5GB) of a file of weights; a larger tensor has one of its own.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(("raw", "safetensors")),
+        default="raw",
+        show_default=True,
+        help="Form of the files of weights.",
+    ),
+    click.option(
+        "--link-unchanged",
+        is_flag=True,
+        help="Share the bytes of unchanged weights with MODEL's files where the file system can (reflink).",
     ),
     json_option,
     quiet_option,
     debug_option,
 )
 """What every growing command can be told, MODEL and ``--output`` aside: see ``onnxgrow.cli.job.Request``."""
+
+at_options = _all(
+    click.option(
+        "--at",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Value, node that makes it, glob or op:TYPE; may be repeated. Without places, after hidden activations.",
+    ),
+    click.option("--after", multiple=True, metavar="SELECTOR", help="Node, glob or op:TYPE; may be repeated."),
+    click.option(
+        "--every", type=int, default=1, show_default=True, metavar="N", help="Of the hidden activations, every N-th."
+    ),
+)
+"""Where something is inserted."""
+
+
+def switch_options(start: str) -> Callable[[F], F]:
+    """``--start`` with this default, ``--per-channel`` and ``--max-change``."""
+    return _all(
+        click.option(
+            "--start",
+            default=start,
+            show_default=True,
+            metavar="linear|nonlinear|A,B",
+            callback=_start,
+            help="a and b of an ActiSwitch, a·x + b·f(x); what is not exact needs --max-change.",
+        ),
+        click.option("--per-channel", is_flag=True, help="An a and a b for each channel."),
+        max_change_option,
+    )

@@ -23,6 +23,12 @@ __all__ = ["verify"]
 @options.provider_option
 @options.input_options
 @options.max_change_option
+@click.option(
+    "--outputs",
+    multiple=True,
+    metavar="NAME",
+    help="A graph output that may have grown, with old entries as they were.",
+)
 @options.report_option
 @options.json_option
 @options.quiet_option
@@ -34,6 +40,7 @@ def verify(
     inputs: Path | None,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     max_change: float | None,
+    outputs: tuple[str, ...],
     report: Path | None,
     as_json: bool,
     quiet: bool,
@@ -73,6 +80,7 @@ def verify(
             input_shapes=input_shapes,
             provider=provider,
             max_change=max_change,
+            outputs=outputs,
             progress=screen.step,
         )
         evidence: dict[str, Any] = result.to_json()

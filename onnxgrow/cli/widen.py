@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["widen"]
 
 METHODS = ("zero-fan-out", "zero-fan-in", "near-zero", "net2wider")
-INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy")
+INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy", "zeros")
 
 
 @click.command(
@@ -29,6 +29,13 @@ INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy")
     multiple=True,
     metavar="SELECTOR",
     help="Channel set, weight, node, glob or op:TYPE to widen, as `onnxgrow inspect` names them; may be repeated.",
+)
+@click.option(
+    "--outputs",
+    multiple=True,
+    metavar="NAME=+K",
+    help="Graph output to grow by K entries (NAME=N: to N; NAME@AXIS or NAME@SET where several could be meant). "
+    "Changes the interface, keeps old entries; verdict `changed`. Without --layer nothing else grows. May be repeated.",
 )
 @click.option("--factor", type=float, metavar="F", help="New size as a multiple of the old one.")
 @click.option("--add", type=int, metavar="K", help="Channels to add.")
@@ -43,13 +50,23 @@ INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy")
 )
 @click.option("--scale", type=float, metavar="S", help="For near-zero: size of the new reader weights against the old.")
 @click.option(
-    "--init", type=click.Choice(INITS), default="kaiming", show_default=True, help="How the new weights are drawn."
+    "--init",
+    type=click.Choice(INITS),
+    default="kaiming",
+    show_default=True,
+    help="How the new weights are drawn; zeros for --outputs alone.",
+)
+@click.option(
+    "--residual",
+    is_flag=True,
+    help="Grow the widths of residual streams, too (hidden sizes, which normalisations are taken over).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the new weights.")
 @options.max_change_option
 @options.growing_options
 def widen(
     layers: tuple[str, ...],
+    outputs: tuple[str, ...],
     factor: float | None,
     add: int | None,
     to: int | None,
@@ -58,6 +75,7 @@ def widen(
     scale: float | None,
     init: str,
     seed: int,
+    residual: bool,
     max_change: float | None,
     **general: Any,
 ) -> int:
@@ -77,6 +95,8 @@ def widen(
             scale=scale,
             init=init,
             seed=seed,
+            residual=residual,
+            outputs=outputs,
         )
 
     def plan(step: Widen, loaded: Loaded) -> Mapping[str, Any]:

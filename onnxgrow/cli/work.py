@@ -12,6 +12,7 @@ from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import GrowError
 from onnxgrow.io import Loaded, load
 from onnxgrow.passes.base import Feeds, Grown, GrowthPass
+from onnxgrow.verify.report import Report
 
 __all__ = ["Recorded", "data_files", "read_inputs", "stored_bytes"]
 
@@ -36,6 +37,12 @@ class Recorded(GrowthPass):
         """Grow a copy of ``model`` and remember it."""
         self.made = self._step.grow(model)
         return self.made
+
+    def verify(
+        self, original: ir.Model, grown: Grown, written: Loaded | None = None, original_path: Path | None = None
+    ) -> Report:
+        """As the pass itself does it."""
+        return self._step.verify(original, grown, written, original_path)
 
 
 def read_inputs(path: Path | None, loaded: Loaded) -> Feeds | None:

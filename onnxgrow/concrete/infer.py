@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnxgrow.collector import without_collection
 from onnxgrow.concrete.evaluate import evaluable, evaluate
 from onnxgrow.concrete.values import LIMIT, KnownValues, constants, dims_of
 
@@ -65,6 +66,7 @@ class Concrete:
     missing: Mapping[str, str]
 
 
+@without_collection
 def concretize(
     model: ir.Model,
     input_shapes: Mapping[str, Sequence[int]],

@@ -1,6 +1,7 @@
 """ONNX Runtime sessions on the CPU for an ``onnx_ir.Model``, with any inner values as extra outputs.
 
-Weights that lie in a file are mapped from it by ONNX Runtime; others are handed over as they lie in memory.
+Weights that lie in a file are mapped from it by ONNX Runtime; others are handed over as they lie in memory, and large
+ones that are computed when they are read from a temporary file.
 Neither goes through the protobuf, so models beyond its limit of 2 GB work, and a mapped weight stays mapped.
 """
 
@@ -8,8 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,12 +26,15 @@ import onnx_ir as ir
 from onnxgrow.concrete.pin import SHAPE_HINT
 from onnxgrow.concrete.values import constant_of, dims_of
 from onnxgrow.errors import EnvironmentFault, UnsupportedError
+from onnxgrow.io.tensors import Blocked, blocks
 
 __all__ = ["Output", "Session", "Skeleton", "as_ort_value", "one_line", "open_session", "skeleton_of"]
 
 Array = npt.NDArray[np.generic]
 
 _INLINE_BYTES = 1024
+_SPILLED_BYTES = 1 << 20
+_ALIGNMENT = 1 << 16  # what every system can map from
 # Element types that ONNX Runtime takes from NumPy memory; others travel inside the protobuf.
 _SHARED = frozenset(
     ir.DataType[name]
@@ -168,18 +176,40 @@ def _onnxruntime() -> ModuleType:
     return onnxruntime
 
 
+class Spill:
+    """A temporary file of computed tensors, removed with this object: ONNX Runtime copies what lies in memory."""
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="onnxgrow-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path = os.path.join(os.path.realpath(folder), "weights")
+
+    def add(self, tensor: ir.TensorProtocol) -> tuple[str, int]:
+        """Write a tensor; the path of the file and the offset of the data in it. Raises OSError."""
+        with open(self._path, "ab") as file:
+            file.truncate(-(-file.tell() // _ALIGNMENT) * _ALIGNMENT)
+            file.seek(0, os.SEEK_END)
+            offset = file.tell()
+            for block in blocks(tensor):
+                file.write(block)
+        return self._path, offset
+
+
 @dataclass
 class Skeleton:
     """A model as a protobuf without its large weights.
 
     Attributes:
         weights: Large weights that are in memory, by name.
-        folder: The folder that the protobuf's references to files are relative to; empty where it has none.
+        folder: What the protobuf's references to files are relative to, the root of a file system; empty where it
+            has none.
+        spill: The file that large computed weights were written to; it goes with this object.
     """
 
     proto: onnx.ModelProto
     weights: dict[str, Array] = field(default_factory=dict)
     folder: str = ""
+    spill: Spill | None = None
 
     def add(self, name: str, tensor: ir.TensorProtocol, inline: bool = False) -> None:
         """Add an initializer: inside the protobuf if it is small, by reference otherwise."""
@@ -192,16 +222,32 @@ class Skeleton:
             return
         proto = initializers.add(name=name, dims=dims_of(tensor), data_type=int(tensor.dtype))
         proto.data_location = onnx.TensorProto.EXTERNAL
-        if isinstance(tensor, ir.ExternalTensor) and self._reach(os.path.abspath(tensor.base_dir)):
-            proto.external_data.add(key="location", value=os.fspath(tensor.location))
-            proto.external_data.add(key="offset", value=str(tensor.offset or 0))
+        if isinstance(tensor, ir.ExternalTensor):
+            # ONNX Runtime follows no link out of the folder, and the files of model hubs are links.
+            place: tuple[str, int] | None = (os.path.realpath(tensor.path), tensor.offset or 0)
+        else:
+            place = self._spilled(tensor)
+        if place is not None and self._reach(Path(place[0]).anchor):
+            proto.external_data.add(key="location", value=Path(place[0]).relative_to(self.folder).as_posix())
+            proto.external_data.add(key="offset", value=str(place[1]))
             proto.external_data.add(key="length", value=str(tensor.nbytes))
         else:
             proto.external_data.add(key="location", value="memory")
             self.weights[name] = np.asarray(tensor.numpy(), order="C")
 
+    def _spilled(self, tensor: ir.TensorProtocol) -> tuple[str, int] | None:
+        """File and offset of a large tensor that is computed when it is read; None for others, and without room."""
+        if not isinstance(tensor, Blocked) or tensor.nbytes <= _SPILLED_BYTES:
+            return None
+        try:
+            if self.spill is None:
+                self.spill = Spill()
+            return self.spill.add(tensor)
+        except OSError:
+            return None
+
     def _reach(self, folder: str) -> bool:
-        """ONNX Runtime looks for files in one folder only: the first one asked for."""
+        """ONNX Runtime looks for files below one folder only: the first one asked for."""
         self.folder = self.folder or folder
         return self.folder == folder
 

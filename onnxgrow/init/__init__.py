@@ -6,9 +6,9 @@ from onnxgrow.init.bits import Key, raw_bits
 from onnxgrow.init.cast import cast
 from onnxgrow.init.copies import copied_indices
 from onnxgrow.init.gain import gain
-from onnxgrow.init.near_zero import near_zero_block, scale_to
+from onnxgrow.init.near_zero import near_zero_ranges, scale_to
 from onnxgrow.init.registry import OldWeight
-from onnxgrow.init.schemes import fill, fill_block, is_elementwise, scheme_names
+from onnxgrow.init.schemes import fill, fill_ranges, is_elementwise, scheme_names
 from onnxgrow.init.summation import std, tree_sum
 from onnxgrow.init.transform import normal, uniform
 
@@ -18,10 +18,10 @@ __all__ = [
     "cast",
     "copied_indices",
     "fill",
-    "fill_block",
+    "fill_ranges",
     "gain",
     "is_elementwise",
-    "near_zero_block",
+    "near_zero_ranges",
     "normal",
     "raw_bits",
     "scale_to",

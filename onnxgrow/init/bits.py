@@ -8,8 +8,10 @@ implementation.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,13 +54,18 @@ class Key:
             numbers = [operator.index(self.seed), operator.index(self.generation)]
         except TypeError as e:
             raise UsageError(self.tensor, f"seed and generation of a random stream are integers: {e}") from e
-        digest = hashlib.sha256(_DOMAIN)
-        for field in [*map(str, numbers), self.tensor, self.purpose]:
-            data = field.encode("utf-8", "surrogatepass")
-            # The length keeps ("ab", "c") and ("a", "bc") apart.
-            digest.update(len(data).to_bytes(8, "little") + data)
-        found = digest.digest()
-        return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:16], "little")
+        return _words(*map(str, numbers), self.tensor, self.purpose)
+
+
+@functools.lru_cache(maxsize=64)
+def _words(*fields: str) -> tuple[int, int]:
+    digest = hashlib.sha256(_DOMAIN)
+    for field in fields:
+        data = field.encode("utf-8", "surrogatepass")
+        # The length keeps ("ab", "c") and ("a", "bc") apart.
+        digest.update(len(data).to_bytes(8, "little") + data)
+    found = digest.digest()
+    return int.from_bytes(found[:8], "little"), int.from_bytes(found[8:16], "little")
 
 
 def raw_bits(key: Key, start: int, count: int) -> npt.NDArray[np.uint64]:
@@ -80,5 +87,24 @@ def raw_bits(key: Key, start: int, count: int) -> npt.NDArray[np.uint64]:
     if count == 0:
         return np.zeros(0, np.uint64)
     counter, skip = divmod(start, _WORDS_PER_COUNTER)
-    generator = np.random.Philox(key=np.array(key.words(), np.uint64), counter=counter)
-    return np.asarray(generator.random_raw(skip + count), np.uint64)[skip:]
+    return np.asarray(_generator(key.words(), counter).random_raw(skip + count), np.uint64)[skip:]
+
+
+_THREAD = threading.local()
+
+
+def _generator(words: tuple[int, int], counter: int) -> np.random.Philox:
+    """A generator of this thread, set to a counter: making a new one takes longer than some thousand draws."""
+    generator: np.random.Philox | None = getattr(_THREAD, "generator", None)
+    if generator is None:
+        generator = _THREAD.generator = np.random.Philox(0)
+    counters = [counter >> shift & 0xFFFFFFFFFFFFFFFF for shift in (0, 64, 128, 192)]
+    generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": np.array(counters, np.uint64), "key": np.array(words, np.uint64)},
+        "buffer": np.zeros(_WORDS_PER_COUNTER, np.uint64),
+        "buffer_pos": _WORDS_PER_COUNTER,  # nothing is left over of an earlier counter
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return generator

@@ -1,4 +1,4 @@
-"""The last step of a fill: float64 to the tensor's own type, rounded once and finite."""
+"""The last step of a fill: from float64 or float32 to the tensor's own type, rounded once and finite."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _LARGEST = {
 }
 
 
-def cast(values: Float64, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+def cast(values: Float64 | npt.NDArray[np.float32], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
     """Round to nearest, ties to even, once; magnitudes beyond the type's largest finite value become that
     value.
 
     A weight that overflowed to Inf would turn the zeros that shield it into NaN, hence the clipping.
 
     Args:
-        values: float64, any shape; infinite values are clipped too.
+        values: float64 or float32, any shape; infinite values are clipped too.
         dtype: float16, bfloat16 (``ml_dtypes``), float32 or float64.
 
     Returns:
-        A new array of the same shape, all entries finite.
+        An array of the same shape, all entries finite; ``values`` itself where nothing has to change.
 
     Raises:
         UnsupportedError: Another type, or a NaN among the values.
@@ -41,13 +41,16 @@ def cast(values: Float64, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
     kind = np.dtype(dtype)
     if kind not in _LARGEST:
         raise UnsupportedError(str(kind), "new weights cannot be made in this type", "use a floating-point weight")
+    single = values.dtype == np.float32
+    if single and kind == np.float32 and bool(np.isfinite(values).all()):
+        return values
     if bool(np.isnan(values).any()):
         raise UnsupportedError("new weights", "a value is not a number")
     largest = _LARGEST[kind]
     # Clipping first also keeps values just above the largest from rounding to Inf.
-    clipped = np.clip(np.asarray(values, np.float64), -largest, largest)
-    if kind == _BFLOAT16:
-        return _round_to_odd_float32(clipped).astype(kind)
+    clipped = np.clip(values if single else np.asarray(values, np.float64), -largest, largest)
+    if kind == _BFLOAT16 and not single:
+        return _round_to_odd_float32(np.asarray(clipped, np.float64)).astype(kind)
     return clipped.astype(kind)
 
 

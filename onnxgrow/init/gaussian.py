@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxgrow.init.bits import Key, raw_bits
-from onnxgrow.init.registry import FillRequest, register
+from onnxgrow.init.registry import FillRequest, Sigma, register
 from onnxgrow.init.transform import normal
 
 __all__ = ["kaiming", "lecun", "scaled_normal", "xavier"]
@@ -24,20 +25,32 @@ def scaled_normal(key: Key, start: int, count: int, sigma: float) -> Float64:
     return values
 
 
-@register("kaiming", "https://arxiv.org/abs/1502.01852")
-def kaiming(request: FillRequest, start: int, count: int) -> Float64:
+def _register(name: str, reference_url: str) -> Callable[[Sigma], Sigma]:
+    """Decorator that makes the scheme ``name`` of a function that gives its σ."""
+
+    def add(sigma: Sigma) -> Sigma:
+        def rule(request: FillRequest, start: int, count: int) -> Float64:
+            return scaled_normal(request.key, start, count, sigma(request))
+
+        register(name, reference_url, sigma=sigma)(rule)
+        return sigma
+
+    return add
+
+
+@_register("kaiming", "https://arxiv.org/abs/1502.01852")
+def kaiming(request: FillRequest) -> float:
     """He et al. 2015, fan-in mode: σ = gain/√fan_in."""
-    return scaled_normal(request.key, start, count, request.gain / math.sqrt(request.fan_in))
+    return request.gain / math.sqrt(request.fan_in)
 
 
-@register("xavier", "https://proceedings.mlr.press/v9/glorot10a.html")
-def xavier(request: FillRequest, start: int, count: int) -> Float64:
+@_register("xavier", "https://proceedings.mlr.press/v9/glorot10a.html")
+def xavier(request: FillRequest) -> float:
     """Glorot and Bengio 2010: σ = gain·√(2/(fan_in + fan_out))."""
-    sigma = request.gain * math.sqrt(2.0 / (request.fan_in + request.fan_out))
-    return scaled_normal(request.key, start, count, sigma)
+    return request.gain * math.sqrt(2.0 / (request.fan_in + request.fan_out))
 
 
-@register("lecun", "http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf")
-def lecun(request: FillRequest, start: int, count: int) -> Float64:
+@_register("lecun", "http://yann.lecun.com/exdb/publis/pdf/lecun-98b.pdf")
+def lecun(request: FillRequest) -> float:
     """LeCun et al. 1998, "Efficient BackProp": σ = 1/√fan_in whatever the gain."""
-    return scaled_normal(request.key, start, count, 1.0 / math.sqrt(request.fan_in))
+    return 1.0 / math.sqrt(request.fan_in)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.init.bits import Key
-from onnxgrow.init.gaussian import scaled_normal
+from onnxgrow.init.schemes import normal_ranges
 
-__all__ = ["near_zero_block", "scale_to"]
+__all__ = ["near_zero_ranges", "scale_to"]
 
 
 def scale_to(old_std: float, scale: float, subject: str = "old weight") -> float:
@@ -33,11 +34,10 @@ def scale_to(old_std: float, scale: float, subject: str = "old weight") -> float
     return scale * old_std
 
 
-def near_zero_block(key: Key, start: int, count: int, sigma: float) -> npt.NDArray[np.float64]:
-    """Values ``start`` … ``start + count − 1`` (C order) of a tensor of N(0, ``sigma``²); float64, shape
-    (count,).
+def near_zero_ranges(key: Key, ranges: Sequence[range], sigma: float, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Values of some ranges (C order) of a tensor of N(0, ``sigma``²), one after the other; in ``dtype``.
 
     The key's purpose is marked, so these values do not follow those that a scheme draws for the same key.
     """
     marked = Key(key.seed, key.generation, key.tensor, f"{key.purpose}/near-zero")
-    return scaled_normal(marked, start, count, sigma)
+    return normal_ranges(marked, ranges, sigma, dtype)

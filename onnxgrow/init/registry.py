@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnxgrow.errors import UsageError
 from onnxgrow.init.bits import Key
 
-__all__ = ["FillRequest", "OldWeight", "Scheme", "find", "names", "register"]
+__all__ = ["FillRequest", "OldWeight", "Scheme", "Sigma", "find", "names", "register"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -52,6 +52,7 @@ class FillRequest:
 
 # (request, start, count) → the values start … start + count − 1 of the tensor in C order, float64.
 Rule = Callable[[FillRequest, int, int], Float64]
+Sigma = Callable[[FillRequest], float]
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,29 @@ class Scheme:
         reference_url: The paper it comes from; empty where there is none.
         elementwise: Each value can be had alone, so the tensor can be filled in blocks; otherwise the rule is
             only ever asked for the whole tensor.
+        rule: Gives the values.
+        sigma: For schemes that draw every value from N(0, σ²): that σ.
     """
 
     name: str
     reference_url: str
     elementwise: bool
     rule: Rule
+    sigma: Sigma | None = None
 
 
 _SCHEMES: dict[str, Scheme] = {}
 
 
-def register(name: str, reference_url: str, elementwise: bool = True) -> Callable[[Rule], Rule]:
+def register(
+    name: str, reference_url: str, elementwise: bool = True, sigma: Sigma | None = None
+) -> Callable[[Rule], Rule]:
     """Decorator that makes ``rule`` the scheme ``name``. Raises UsageError when the name is taken."""
 
     def add(rule: Rule) -> Rule:
         if name in _SCHEMES:
             raise UsageError(name, "this initialization scheme is registered already")
-        _SCHEMES[name] = Scheme(name, reference_url, elementwise, rule)
+        _SCHEMES[name] = Scheme(name, reference_url, elementwise, rule, sigma)
         return rule
 
     return add

@@ -14,14 +14,19 @@ from onnxgrow.errors import UnsupportedError, UsageError
 # The modules register their schemes when they are imported.
 from onnxgrow.init import copies, gaussian, orthogonal, zeros  # noqa: F401 (imported for that effect)
 from onnxgrow.init.bits import Key
+from onnxgrow.init.cast import cast
+from onnxgrow.init.gaussian import scaled_normal
 from onnxgrow.init.registry import FillRequest, OldWeight, Scheme, find, names
+from onnxgrow.init.single import scaled_normals
 
-__all__ = ["fill", "fill_block", "is_elementwise", "scheme_names"]
+__all__ = ["fill", "fill_ranges", "is_elementwise", "normal_ranges", "scheme_names"]
 
 Float64 = npt.NDArray[np.float64]
 
 # Values per call of a rule (8 MiB of them); no influence on the values.
 _STEP = 1 << 20
+# Standard deviations for which float32 is no worse than float64 rounded to it: far from where it underflows.
+_SINGLE = (1e-30, 1e30)
 
 
 def scheme_names() -> tuple[str, ...]:
@@ -30,7 +35,7 @@ def scheme_names() -> tuple[str, ...]:
 
 
 def is_elementwise(scheme: str) -> bool:
-    """Whether :func:`fill_block` can be used. Raises UsageError for an unknown scheme."""
+    """Whether :func:`fill_ranges` can be used. Raises UsageError for an unknown scheme."""
     return find(scheme).elementwise
 
 
@@ -68,32 +73,54 @@ def fill(
     return _draw(found, request, 0, request.size).reshape(request.shape)
 
 
-def fill_block(
+def fill_ranges(
     scheme: str,
     shape: Sequence[int],
+    ranges: Sequence[range],
+    dtype: npt.DTypeLike,
     *,
-    start: int,
-    count: int,
     fan_in: int,
     fan_out: int,
     gain: float,
     key: Key,
     out_axes: Sequence[int] = (0,),
     old: OldWeight | None = None,
-) -> Float64:
-    """The values ``start`` … ``start + count − 1`` of :func:`fill` in C order; float64, shape (count,).
+) -> npt.NDArray[np.generic]:
+    """Some values of a tensor of ``dtype``, in ranges of C order.
+
+    Normal values for types of 32 bits and less are drawn in single precision (:mod:`onnxgrow.init.single`); all others
+    are those of :func:`fill`, rounded once.
+
+    Args:
+        ranges: Consecutive indices of values, inside the tensor.
+        dtype: See :func:`onnxgrow.init.cast.cast`.
+
+    Returns:
+        The values of one range after the other; shape (sum of lengths,). Each is the same whatever it is asked with.
 
     Raises:
-        UnsupportedError: The scheme is not elementwise (:func:`is_elementwise`).
+        UnsupportedError: The scheme is not elementwise (:func:`is_elementwise`), or there are no weights of ``dtype``.
         UsageError: As :func:`fill`, or a range that is not inside the tensor.
     """
     found = find(scheme)
     request = _request(shape, fan_in, fan_out, gain, key, out_axes, old)
     if not found.elementwise:
         raise UnsupportedError(key.tensor, f"{scheme} values depend on the whole tensor", "fill it whole")
-    if start < 0 or count < 0 or start + count > request.size:
-        raise UsageError(key.tensor, f"values {start} to {start} + {count} of a tensor of {request.size}")
-    return _draw(found, request, start, count)
+    for part in ranges:
+        if part.step != 1 or part.start < 0 or part.stop > request.size:
+            raise UsageError(key.tensor, f"values {part} of a tensor of {request.size}")
+    if found.sigma is not None:
+        return normal_ranges(key, ranges, found.sigma(request), dtype)
+    values = [_draw(found, request, part.start, len(part)) for part in ranges]
+    return cast(np.concatenate([np.zeros(0), *values]), dtype)
+
+
+def normal_ranges(key: Key, ranges: Sequence[range], sigma: float, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """Values of the N(0, ``sigma``²) stream of ``key`` for a tensor of ``dtype``; see :func:`fill_ranges`."""
+    if np.dtype(dtype).itemsize <= 4 and _SINGLE[0] < sigma < _SINGLE[1]:
+        return cast(scaled_normals(key, ranges, sigma), dtype)
+    values = [scaled_normal(key, part.start, len(part), sigma) for part in ranges]
+    return cast(np.concatenate([np.zeros(0), *values]), dtype)
 
 
 def _draw(scheme: Scheme, request: FillRequest, start: int, count: int) -> Float64:

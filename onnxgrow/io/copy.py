@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 
-__all__ = ["copy_model"]
+__all__ = ["copy_body", "copy_model"]
 
 TensorMap = Callable[[ir.TensorProtocol], ir.TensorProtocol]
 
@@ -41,6 +41,23 @@ def copy_model(model: ir.Model, *, tensor_map: TensorMap | None = None) -> ir.Mo
         device_configurations=model.device_configurations,
     )
     _copy_meta(model, result)
+    return result
+
+
+def copy_body(graph: ir.Graph, given: Mapping[str, ir.Value], stored: Sequence[ir.Value] = ()) -> ir.Graph:
+    """A copy of a subgraph that stands alone.
+
+    Args:
+        graph: The subgraph; it may hold others.
+        given: Values to read in place of those of the same name outside; they become inputs, after its own, unless
+            they have a graph already.
+        stored: Initializers and outputs of Constant nodes outside of it, to be copied along, before its own nodes.
+    """
+    copier = _Copier(lambda tensor: tensor)
+    result = copier.body(graph, given, stored)
+    for value in given.values():
+        if value.graph is None:
+            result.inputs.append(value)
     return result
 
 
@@ -102,6 +119,26 @@ class _Copier:
         _copy_meta(graph, result)
         return result
 
+    def body(self, graph: ir.Graph, given: Mapping[str, ir.Value], stored: Sequence[ir.Value]) -> ir.Graph:
+        """A subgraph whose outer values are replaced by name, with the constants it needs."""
+        makers = {value: value.producer() for value in stored}
+        copies = [self._node(maker) for maker in makers.values() if maker is not None]
+        outer = dict(given)
+        outer.update((value.name or "", self._value(value)) for value in stored)
+        inside = set(_inside(graph))
+        for value in _read(graph):
+            if value not in inside and value.name in outer:
+                self._values[value] = outer[value.name]
+        result = self.graph(graph)
+        for value, maker in makers.items():
+            if maker is None:
+                result.register_initializer(self._values[value])
+        if copies and len(result):
+            result.insert_before(result[0], copies)
+        else:
+            result.extend(copies)
+        return result
+
     def _node(self, node: ir.Node) -> ir.Node:
         result = ir.Node(
             node.domain,
@@ -155,3 +192,33 @@ class _Copier:
             graph=self.graph(function.graph),
             attributes=[self._attribute(attribute) for attribute in function.attributes.values()],
         )
+
+
+def _inside(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Values that a graph and those inside it define."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
+        for attribute in node.attributes.values():
+            for inner in _graphs_of(attribute):
+                yield from inner.inputs
+                yield from inner.initializers.values()
+
+
+def _read(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Values that a graph and those inside it read."""
+    yield from graph.outputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from (value for value in node.inputs if value is not None)
+        for attribute in node.attributes.values():
+            for inner in _graphs_of(attribute):
+                yield from inner.outputs
+
+
+def _graphs_of(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.is_ref():
+        return ()
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return tuple(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else ()

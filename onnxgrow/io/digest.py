@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import onnx
 import onnx_ir as ir
 
 from onnxgrow.io.load import Loaded
-from onnxgrow.io.tensors import blocks, strings
+from onnxgrow.io.sink import workers
+from onnxgrow.io.tensors import MappedTensor, blocks, strings
 from onnxgrow.io.write import write_model
 
 __all__ = ["canonical_proto", "model_digest", "tensor_digest"]
@@ -46,9 +48,24 @@ def model_digest(model: Loaded | ir.Model) -> str:
 
 
 def canonical_proto(model: ir.Model) -> onnx.ModelProto:
-    """What :func:`model_digest` hashes: the model with each tensor's digest as its ``raw_data``."""
+    """What :func:`model_digest` hashes: the model with each tensor's digest as its ``raw_data``.
 
-    def write_digest(proto: onnx.TensorProto, tensor: ir.TensorProtocol, place: str) -> None:
-        proto.raw_data = bytes.fromhex(tensor_digest(tensor))
+    Tensors that lie in files are hashed by several threads; the others are made one at a time.
+    """
+    mapped: list[tuple[onnx.TensorProto, Future[str]]] = []
+    with ThreadPoolExecutor(workers(), "onnxgrow-digest") as pool:
 
-    return write_model(model, write_digest, canonical=True)
+        def write_digest(proto: onnx.TensorProto, tensor: ir.TensorProtocol, place: str) -> None:
+            if isinstance(tensor, MappedTensor):
+                mapped.append((proto, pool.submit(tensor_digest, tensor)))
+            else:
+                proto.raw_data = bytes.fromhex(tensor_digest(tensor))
+
+        try:
+            model_proto = write_model(model, write_digest, canonical=True)
+            for proto, digest in mapped:
+                proto.raw_data = bytes.fromhex(digest.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return model_proto

@@ -1,12 +1,14 @@
 """The destination's folder: private workplaces for half-written files, locks, and sweeping up after the dead.
 
-A writer works in a hidden folder beside the destination, ``.onnxgrow-<pid>-<random>``, and holds a lock on a
-file in it while it lives. Results are moved out by renaming, which is atomic within a file system.
+A writer works in a hidden folder beside the destination, ``.onnxgrow-<pid>-<machine>-<random>``, and holds a lock on
+a file in it while it lives. Results are moved out by renaming, which is atomic within a file system.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import os
 import re
 import secrets
@@ -25,7 +27,7 @@ except ImportError:  # Windows has no flock; there the age of a folder decides
 
 __all__ = ["Workplace", "faults", "folder_lock", "sync_folder"]
 
-_NAME = re.compile(r"\.onnxgrow-(\d+)-[0-9a-f]{8}")
+_NAME = re.compile(r"\.onnxgrow-(\d+)-(?:([0-9a-f]{8})-)?[0-9a-f]{8}")
 _LOCK = ".lock"
 _UNLOCKED_AGE = 24 * 3600.0
 _YOUNG_AGE = 60.0
@@ -57,7 +59,8 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         _sweep(folder)
-        self.path = folder / f".onnxgrow-{os.getpid()}-{secrets.token_hex(4)}"
+        where = f"{_machine()}-" if _machine() else ""
+        self.path = folder / f".onnxgrow-{os.getpid()}-{where}{secrets.token_hex(4)}"
         self.path.mkdir(mode=0o700)
         self._lock = -1
         try:
@@ -100,17 +103,19 @@ def _sweep(folder: Path) -> None:
             match = _NAME.fullmatch(entry.name)
             if match and entry.is_dir(follow_symlinks=False):
                 with suppress(OSError):
-                    if _is_stale(Path(entry.path), int(match[1])):
+                    if _is_stale(Path(entry.path), int(match[1]), match[2]):
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _is_stale(workplace: Path, pid: int) -> bool:
+def _is_stale(workplace: Path, pid: int, machine: str | None) -> bool:
     age = time.time() - workplace.stat().st_mtime
     try:
         descriptor = os.open(workplace / _LOCK, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
     except FileNotFoundError:
-        # Its writer died between its first two steps, or has yet to take the second.
-        return age > _YOUNG_AGE
+        # Its writer died between its first two steps or while it cleaned up, or has yet to take the second step. Only
+        # where process numbers mean the same as here do they tell; a folder may be shared between machines.
+        ours = bool(machine) and machine == _machine()
+        return age > _YOUNG_AGE or (ours and not _is_alive(pid))
     try:
         locked = _try_lock(descriptor)
     finally:
@@ -118,6 +123,15 @@ def _is_stale(workplace: Path, pid: int) -> bool:
     if locked is None:
         return age > _UNLOCKED_AGE and not _is_alive(pid)
     return locked and (age > _YOUNG_AGE or not _is_alive(pid))
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight hex digits for the running system and its process numbers; empty where nothing tells them apart."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return hashlib.sha256(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:8]
+    return ""
 
 
 def _is_alive(pid: int) -> bool:

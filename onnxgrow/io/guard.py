@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from onnxgrow.errors import BadInputError
+from onnxgrow.io import safetensors
 
 __all__ = [
     "DataFile",
@@ -176,16 +178,20 @@ class DataFolder:
         self._roots = (os.path.realpath(self.folder), os.path.dirname(resolved))
         self._linked_to = resolved if os.path.islink(model_path) else ""
         self._files: dict[str, DataFile] = {}
+        self._listed: dict[str, list[safetensors.Entry]] = {}
 
-    def open(self, reference: ExternalReference, nbytes: int, subject: str) -> DataFile:
+    def open(self, reference: ExternalReference, dtype: ir.DataType, nbytes: int, subject: str) -> DataFile:
         """The file a tensor of ``nbytes`` bytes lies in.
 
         Raises:
-            BadInputError: The location is unsafe, or the file is missing, no regular file or too short.
+            BadInputError: The location is unsafe, or the file is missing, no regular file or too short, or a
+                safetensors file that is malformed or has no such tensor there.
         """
         file = self._files.get(reference.location)
         if file is None:
             file = self._files[reference.location] = DataFile(self._resolve(reference.location, subject), subject)
+            if reference.location.endswith(safetensors.SUFFIX):
+                self._listed[reference.location] = _safetensors_entries(file, reference.location)
         if reference.length is not None and reference.length != nbytes:
             raise BadInputError(
                 subject, f"its external data has {reference.length} bytes, its shape and type need {nbytes}"
@@ -196,6 +202,14 @@ class DataFolder:
                 f"its external data ends at byte {reference.offset + nbytes}, "
                 f"but {reference.location!r} has {file.size}",
                 "the data file is truncated or belongs to another model",
+            )
+        entries = self._listed.get(reference.location)
+        if entries is not None and not safetensors.is_reference_to(entries, dtype, reference.offset, nbytes):
+            raise BadInputError(
+                subject,
+                f"bytes {reference.offset} to {reference.offset + nbytes} of {reference.location!r} "
+                f"are no tensor of type {dtype.name}",
+                "the weights belong to another model",
             )
         return file
 
@@ -223,6 +237,13 @@ class DataFolder:
                 f"its external data location {location!r} leads out of the model's folder by a symbolic link",
             )
         return resolved
+
+
+def _safetensors_entries(file: DataFile, location: str) -> list[safetensors.Entry]:
+    try:
+        return safetensors.read_header(file.view)
+    except ValueError as error:
+        raise BadInputError(location, f"this is no valid safetensors file: {error}", "write it again") from None
 
 
 def _inside(path: str, folder: str) -> bool:

@@ -154,7 +154,7 @@ def _read(proto: onnx.ModelProto, subject: str, folder: DataFolder | None) -> tu
                     "its data lies in a file, and a model in memory does not say in which folder",
                     "give the path of the model, or load the data with onnx.load_external_data_for_model",
                 )
-            folder.open(external_reference(tensor, where), nbytes, where)
+            folder.open(external_reference(tensor, where), ir.DataType(tensor.data_type), nbytes, where)
     before = skeleton(proto)
     unpacked = unpack(proto)
     model = ir.from_proto(proto)
@@ -188,7 +188,7 @@ def _map_tensors(model: ir.Model, folder: DataFolder) -> None:
             return tensor
         nbytes = raw_nbytes(tensor)
         reference = external_reference(ir.serde.serialize_tensor(tensor), str(tensor.name))
-        file = folder.open(reference, nbytes, str(tensor.name))
+        file = folder.open(reference, tensor.dtype, nbytes, str(tensor.name))
         return _as_mapped(tensor, file, folder.folder)
 
     _replace_tensors(model, mapped)

@@ -19,27 +19,28 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, get_args
 
 import onnx
 import onnx_ir as ir
 
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.io.carry import Carried
-from onnxgrow.io.data import lay_out, write_data
+from onnxgrow.io.data import Weights, lay_out, write_data
 from onnxgrow.io.folder import Workplace, faults, folder_lock, sync_folder
 from onnxgrow.io.sink import Sink
 from onnxgrow.io.tensors import blocks, raw_nbytes
 from onnxgrow.io.wire import ModelStream
 from onnxgrow.io.write import write_metadata, write_model
 
-__all__ = ["Seal", "Staged", "WriteProgress", "save", "save_bytes", "stage"]
+__all__ = ["INLINE_LIMIT", "Seal", "Staged", "WriteProgress", "save", "save_bytes", "stage"]
 
 WriteProgress = Callable[[int, int], None]
 """Told (bytes written, bytes in all)."""
 
 _PROTOBUF_LIMIT = 2**31 - 1
-_INLINE_LIMIT = 1_900_000_000
+INLINE_LIMIT = 1_900_000_000
+"""Bytes of the largest model whose weights are in the model file: not all that protobuf could hold."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,9 @@ def stage(
     external_data: bool | None = None,
     overwrite: bool = False,
     follow_symlink: bool = False,
+    external_threshold: int = INLINE_LIMIT,
     max_shard_size: int | None = None,
+    weights: Weights = "raw",
     link_unchanged: bool = False,
     seal: Seal | None = None,
     progress: WriteProgress | None = None,
@@ -170,19 +173,22 @@ def stage(
 
     Args:
         carried: What the model holds beside the carrier; by default what rides with ``model``.
-        external_data: Whether weights go into data files; by default those of models of 1.9 GB and more, and of all
-            models that a shard size is given for.
+        external_data: Whether weights go into data files; by default those of models above ``external_threshold``, and
+            of all models that a shard size or safetensors files are asked for.
+        external_threshold: Number of bytes, 1.9 GB at the most; what is larger has its weights in data files.
         overwrite: Whether ``destination`` may exist.
         follow_symlink: Whether ``destination`` may be a symbolic link; then the file it leads to is replaced.
         max_shard_size: Largest size of a data file in bytes; a tensor that is larger has a file of its own.
+        weights: Form of the data files: ``raw``, or ``safetensors``, which other programs read, too. Tensors below 1 KB
+            stay in the model file in either case.
         link_unchanged: Share the extents of unchanged external data with the original's files where the file system
             can (reflink); copies otherwise.
         seal: Metadata that is only known when the tensors are written.
         progress: Told how many bytes were written, and of how many.
 
     Raises:
-        UsageError: The destination exists, is no file, or its folder does not exist; a shard size that is not
-            positive or that contradicts ``external_data``.
+        UsageError: The destination exists, is no file, or its folder does not exist; a size that is out of its range,
+            or wishes for data files that contradict ``external_data``.
         UnsupportedError: The model needs more than 2 GB outside of external data.
         BadInputError: A tensor does not give the data it declares.
         EnvironmentFault: The file system refused; nothing is left behind.
@@ -191,16 +197,23 @@ def stage(
     subject = str(target)
     if max_shard_size is not None and (max_shard_size <= 0 or external_data is False):
         reason = "is not positive" if max_shard_size <= 0 else "is of no use without external data"
-        raise UsageError(subject, f"a shard size of {max_shard_size} {reason}")
+        raise UsageError(subject, f"a shard size of {max_shard_size} {reason}", "give a size such as 1GB")
+    if weights not in get_args(Weights) or (weights != "raw" and external_data is False):
+        reason = "are unknown" if weights not in get_args(Weights) else "are external data"
+        raise UsageError(subject, f"weights of the form {weights!r} {reason}", "raw or safetensors")
+    if not 0 <= external_threshold <= INLINE_LIMIT:
+        reason = f"an external data threshold of {external_threshold} bytes is not from 0 to {INLINE_LIMIT}"
+        raise UsageError(subject, reason, "larger files cannot hold their weights themselves")
     with faults(subject):
         workplace = Workplace(target.parent)
     try:
         with faults(subject):
             mode = _mode(target)
             if external_data is None:
-                external_data = max_shard_size is not None or _inline_nbytes(model, carried) > _INLINE_LIMIT
+                wished = max_shard_size is not None or weights != "raw"
+                external_data = wished or _inline_nbytes(model, carried) > external_threshold
             if external_data:
-                layout = lay_out(model, carried, max_shard_size)
+                layout = lay_out(model, carried, max_shard_size, weights)
                 write_data(layout, workplace, target.stem, mode, _counter(progress, layout.nbytes), link_unchanged)
                 if seal is not None:
                     write_metadata(layout.proto, seal.finish(layout.digests))
@@ -228,7 +241,9 @@ def save(
     external_data: bool | None = None,
     overwrite: bool = False,
     follow_symlink: bool = False,
+    external_threshold: int = INLINE_LIMIT,
     max_shard_size: int | None = None,
+    weights: Weights = "raw",
     link_unchanged: bool = False,
     progress: WriteProgress | None = None,
 ) -> Path:
@@ -240,7 +255,9 @@ def save(
         external_data=external_data,
         overwrite=overwrite,
         follow_symlink=follow_symlink,
+        external_threshold=external_threshold,
         max_shard_size=max_shard_size,
+        weights=weights,
         link_unchanged=link_unchanged,
         progress=progress,
     ) as staged:
@@ -329,11 +346,11 @@ def _write_model_file(
                 continue
             name = next(names)
             digest = sink.tensor(part, digest=seal is not None and name in seal.names)
-            if digest:
+            if digest is not None:
                 digests[name] = digest
         if seal is not None:
             length = len(stream.head)
-            stream.set_metadata(seal.finish(digests))
+            stream.set_metadata(seal.finish({name: found.result() for name, found in digests.items()}))
             if len(stream.head) != length:
                 raise UnsupportedError("metadata", "its length changed while the model was written")
             sink.overwrite(stream.head)
@@ -345,7 +362,7 @@ def _outdated_data(destination: Path, new: Collection[str]) -> list[Path]:
 
     These are the ones that the old model refers to, and no other model in the folder.
     """
-    naming = re.compile(re.escape(destination.stem) + r"-[0-9a-f]{16}\.data")
+    naming = re.compile(re.escape(destination.stem) + r"-[0-9a-f]{16}\.(data|safetensors)")
     names = [
         entry.name
         for entry in os.scandir(destination.parent)

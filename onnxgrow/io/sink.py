@@ -6,28 +6,32 @@ import errno
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import onnx_ir as ir
 
 from onnxgrow.errors import BadInputError
-from onnxgrow.io.tensors import BLOCK, Buffer, MappedTensor, blocks
+from onnxgrow.io.chain import Chain
+from onnxgrow.io.tensors import BLOCK, Blocked, Buffer, MappedTensor, blocks
 
 try:
     import fcntl
 except ImportError:  # Windows shares no extents
     fcntl = None  # type: ignore[assignment] # the module or nothing
 
-__all__ = ["Sink", "Written"]
+__all__ = ["Sink", "Written", "workers"]
 
 Written = Callable[[int], None]
 """Told the number of bytes that were written since the last call."""
 
 _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
 _EXTENT = 4096  # file systems share whole blocks
+_READ = 1 << 20  # bytes of mapped data hashed at once
+_BACKLOG = 24  # blocks that wait to be hashed: grown tensors come in blocks of 1 MB
 _ELSEWISE = {
     errno.EXDEV,
     errno.EINVAL,
@@ -60,7 +64,10 @@ class Sink:
         self.linked = 0
         self._written = written or (lambda _: None)
         self._link = link
-        self._workers = ThreadPoolExecutor(2, "onnxgrow-write")
+        self._producer = ThreadPoolExecutor(1, "onnxgrow-ahead")
+        self._hashers = ThreadPoolExecutor(workers(), "onnxgrow-digest")
+        self._room = threading.BoundedSemaphore(_BACKLOG)
+        self._closing = False
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +75,9 @@ class Sink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._workers.shutdown(cancel_futures=True)
+        self._closing = True
+        for pool in (self._producer, self._hashers):
+            pool.shutdown(cancel_futures=True)
         os.close(self.descriptor)
 
     def sync(self, mode: int | None) -> None:
@@ -85,38 +94,46 @@ class Sink:
             rest = rest[done:]
             self._advance(done)
 
-    def tensor(self, tensor: ir.TensorProtocol, digest: bool = False) -> str:
+    def tensor(self, tensor: ir.TensorProtocol, digest: bool = False) -> Future[str] | None:
         """Write the raw form of a tensor.
 
         Returns:
-            With ``digest`` the SHA-256 of what was written, as 64 hex digits, else an empty string.
+            With ``digest`` the SHA-256 of what was to be written, as 64 hex digits; it is found while writing goes on.
+            It is that of the tensor, not of the file: whoever reads the file back sees what went wrong in between.
 
         Raises:
             BadInputError: It gives fewer or more bytes than it declares.
         """
-        sha256 = hashlib.sha256()
-        hashing: Future[None] | None = None
         if isinstance(tensor, MappedTensor):
-            if digest:
-                hashing = self._workers.submit(_update, sha256, tensor)
+            found = self._hashers.submit(self._mapped_digest, tensor) if digest else None
             self._copy(tensor)
-        else:
-            for block in self._ahead(blocks(tensor)):
-                if hashing is not None:
-                    hashing.result()
-                if digest:
-                    hashing = self._workers.submit(sha256.update, block)
-                self.write(block)
-        if hashing is not None:
-            hashing.result()
-        return sha256.hexdigest() if digest else ""
+            return found
+        chain = Chain(self._hashers, self._room) if digest else None
+        for block in self._ahead(blocks(tensor)):
+            if chain is not None:
+                chain.update(block)
+            self.write(block)
+        if chain is None:
+            return None
+        found = chain.finish()
+        if not isinstance(tensor, Blocked):
+            found.result()  # its blocks are views, which would keep all of it
+        return found
+
+    def _mapped_digest(self, tensor: MappedTensor) -> str:
+        sha256 = hashlib.sha256()
+        for block in tensor.raw_blocks(_READ):
+            if self._closing:
+                break
+            sha256.update(block)
+        return sha256.hexdigest()
 
     def _ahead(self, parts: Iterator[Buffer]) -> Iterator[Buffer]:
         """The parts, each computed while the one before it is written."""
-        pending = self._workers.submit(next, parts, None)
+        pending = self._producer.submit(next, parts, None)
         try:
             while (part := pending.result()) is not None:
-                pending = self._workers.submit(next, parts, None)
+                pending = self._producer.submit(next, parts, None)
                 yield part
         finally:
             pending.cancel()
@@ -179,6 +196,7 @@ class Sink:
         os.lseek(self.descriptor, self.position, os.SEEK_SET)
 
 
-def _update(sha256: Any, tensor: MappedTensor) -> None:
-    for block in blocks(tensor):
-        sha256.update(block)
+def workers() -> int:
+    """Number of threads that are worth their while for what keeps processors busy."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, available)

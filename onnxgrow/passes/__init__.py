@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from onnxgrow.passes.base import GrowthPass, GrowthResult, Proof, Sequential
+from onnxgrow.passes.blocks import AddBlocks, CopyBlocks
+from onnxgrow.passes.deepen import AddActiSwitch, InsertIdentity
 from onnxgrow.passes.enlarge_kernel import EnlargeKernel
+from onnxgrow.passes.fold import Fold
 from onnxgrow.passes.widen import Widen
 
-__all__ = ["EnlargeKernel", "GrowthPass", "GrowthResult", "Proof", "Sequential", "Widen"]
+__all__ = [
+    "AddActiSwitch",
+    "AddBlocks",
+    "CopyBlocks",
+    "EnlargeKernel",
+    "Fold",
+    "GrowthPass",
+    "GrowthResult",
+    "InsertIdentity",
+    "Proof",
+    "Sequential",
+    "Widen",
+]

@@ -12,8 +12,10 @@ import onnx_ir as ir
 from onnxgrow.algebra import Term, layout
 from onnxgrow.analysis import Analysis, find_patches, node_key
 from onnxgrow.analysis.shape_flow import SitePatch
+from onnxgrow.concrete.bodies import Path
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.growth_map import AxisMap, Segment, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import SCALED, AxisMap, Segment, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.passes.residual import Combined, Scaled, axis_map
 from onnxgrow.passes.rewriter import Rewriter
 from onnxgrow.passes.roles import Piece, grown_pieces
 from onnxgrow.passes.values import TensorGrower
@@ -34,12 +36,18 @@ class Changes:
     """
 
     def __init__(
-        self, analysis: Analysis, plan: WidenPlan, model: ir.Model, generation: int, negated: frozenset[Term]
+        self,
+        analysis: Analysis,
+        plan: WidenPlan,
+        model: ir.Model,
+        generation: int,
+        negated: frozenset[Term],
+        path: Path = (),
     ) -> None:
         self.analysis = analysis
         self.plan = plan
         self.grower = TensorGrower(analysis, plan, generation, negated)
-        self.rewriter = Rewriter(model)
+        self.rewriter = Rewriter(model, path)
         self.tensors: dict[str, TensorGrowth] = {}
         self.values: dict[str, ValueGrowth] = {}
         self.sets: tuple[SetGrowth, ...] = ()
@@ -49,22 +57,22 @@ class Changes:
 
     def grow_tensors(self) -> None:
         """Replace constants; one that falls into several pieces gets a new constant for each further piece."""
-        for name, pieces in grown_pieces(self.analysis, self.plan.growth).items():
+        for name, pieces in grown_pieces(self.analysis, self.plan.growth, self.grower.streams).items():
             producer = self.rewriter.value(name).producer()
             stored = producer is None or producer.op_type == "Constant"
-            keeper = next((p for p in pieces if not p.layouts), pieces[0] if stored else None)
+            keeper = next((p for p in pieces if not p.changes), pieces[0] if stored else None)
             for piece in pieces:
-                if not piece.layouts:
+                if not piece.changes:
                     continue
                 if piece is keeper:
                     tensor = self.grower.grow(piece, name)
                     self.rewriter.set_constant(name, tensor)
-                    self.tensors[name] = TensorGrowth(self._tensor_axes(piece))
+                    self.tensors[name] = self._tensor_growth(piece)
                     continue
                 unique = self.rewriter.fresh(f"{name}_{len(self.tensors)}")
                 tensor = self.grower.grow(piece, unique)
                 added = self.rewriter.add_constant(unique, tensor, beside=name, named=True)
-                self.tensors[added] = TensorGrowth(self._tensor_axes(piece), of=name)
+                self.tensors[added] = self._tensor_growth(piece, of=name)
                 for node, index in piece.sites or []:
                     self.rewriter.set_input(node_key(node), index, added)
 
@@ -74,6 +82,8 @@ class Changes:
         for node in self.analysis.network.nodes:
             for name, update in dims.declared[node].attributes.items():
                 self.rewriter.set_attribute(node_key(node), name, update(self.plan.growth))
+        for node, epsilon in self.grower.streams.epsilons().items():
+            self.rewriter.set_attribute(node_key(node), "epsilon", epsilon)
 
     def patch_operands(self) -> None:
         """Integer operands and uses of shape values that need another value than what flows there."""
@@ -90,7 +100,7 @@ class Changes:
 
     def grow_values(self) -> None:
         """Declared shapes of computed values, and their part of the growth map."""
-        dims = self.analysis.dims
+        dims, streams = self.analysis.dims, self.grower.streams
         zero = {
             p.channel_set.atom: zero_values(self.analysis, p.channel_set)
             for p in self.plan.sets
@@ -105,9 +115,10 @@ class Changes:
                 if not atoms:
                     continue
                 is_zero = bool(zero) and all(name in zero.get(a, ()) for a in atoms)
-                axes[axis] = self._axis(term, "zero" if is_zero else "any")
-            if axes:
-                self.values[name] = ValueGrowth(axes)
+                axes[axis] = self._axis(term, "zero" if is_zero else streams.fact(name, dims.forest.leaves(term)))
+            factor = streams.factor(name)
+            if axes or factor != 1:
+                self.values[name] = ValueGrowth(axes, factor=factor)
                 self.rewriter.resize(name, {a: (m.old_size, m.new_size) for a, m in axes.items()})
 
     def note_sets(self) -> None:
@@ -119,7 +130,7 @@ class Changes:
                 p.new,
                 tuple(dict.fromkeys(w.root for w in p.channel_set.writers)),
                 tuple(dict.fromkeys(w.root for w in p.channel_set.readers)),
-                self.plan.request.method,
+                self.plan.request.method if p.way is None else f"residual-{p.way.mode}",
             )
             for p in self.plan.sets
         )
@@ -130,7 +141,7 @@ class Changes:
         forest, growth, picks = self.analysis.dims.forest, self.plan.growth, self.grower.picks
         source = layout(forest, term, growth)
         if self.plan.request.method != "net2wider":
-            return AxisMap.from_source(source, fact)
+            return axis_map(source, fact)
         copied = layout(forest, term, growth, picks)
         counts = np.bincount(copied)
         segments: list[Segment] = []
@@ -143,8 +154,12 @@ class Changes:
                 segments.append(Segment(1, old))
         return AxisMap(tuple(segments))
 
-    def _tensor_axes(self, piece: Piece) -> Mapping[int, AxisMap]:
-        return {a: self._axis(piece.terms[a], "any") for a in piece.layouts}
+    def _tensor_growth(self, piece: Piece, of: str = "") -> TensorGrowth:
+        facts = {m.axis: m.mode for m in piece.marks if isinstance(m, Combined)}
+        weights = next((m.weights for m in piece.marks if isinstance(m, Combined) and m.weights), "")
+        factor = next((m.factor for m in piece.marks if isinstance(m, Scaled)), None)
+        axes = {a: self._axis(piece.terms[a], facts.get(a, "any")) for a in piece.layouts}
+        return TensorGrowth(axes, of, "" if factor is None else SCALED, factor or 1.0, weights=weights)
 
     def _constant_operand(self, patch: SitePatch, keepers: Mapping[str, bytes]) -> None:
         """Put a constant where one site needs it: in the old constant's place when nobody needs that any more."""
@@ -228,6 +243,7 @@ def apply_widening(
     generation: int,
     *,
     negated: frozenset[Term] = frozenset(),
+    path: Path = (),
 ) -> Changes:
     """Widen ``model`` (a copy of the analysed one) in place.
 
@@ -237,11 +253,12 @@ def apply_widening(
         model: The copy.
         generation: How often it has grown, this time included.
         negated: Atoms whose new writers get the negative of the values drawn for them.
+        path: The body of ``model`` that was analysed, lifted out; the main graph by default.
 
     Raises:
         UnsupportedError: A tensor would need two values at one entry, or an operand cannot follow.
     """
-    changes = Changes(analysis, plan, model, generation, negated)
+    changes = Changes(analysis, plan, model, generation, negated, path)
     changes.grow_tensors()
     changes.grow_attributes()
     changes.patch_operands()

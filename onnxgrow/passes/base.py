@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from onnxgrow.growth_map import METADATA_KEY, GrowthMap
 from onnxgrow.io import Loaded, Seal, give_back, load, model_digest, tensor_digest
 from onnxgrow.verify.report import Report, Verdict
 
-__all__ = ["Grown", "GrowthPass", "GrowthResult", "Lineage", "Proof", "Sequential", "lineage", "seal"]
+__all__ = [
+    *("Grown", "GrowthPass", "GrowthResult", "Lineage", "Proof", "Sequential"),
+    *("lineage", "prove", "refusal_of", "seal"),
+]
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[str], None]
@@ -46,6 +49,11 @@ class Proof:
         if self.progress is not None:
             self.progress(text)
 
+    def within(self, what: str) -> Proof:
+        """The same, for a part of the work: progress is told with its name in front."""
+        tell = self.progress
+        return self if tell is None else replace(self, progress=lambda text: tell(f"{what}: {text}"))
+
 
 @dataclass
 class Grown:
@@ -66,6 +74,10 @@ class Grown:
     listed: GrowthMap
     plan: Mapping[str, Any]
     frozen: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if all(tensor.sha256 for tensor in self.listed.tensors.values()):
+            self.listed = seal(self.draft, self.listed)  # nothing to wait for, as where only nodes changed
 
     @property
     def model(self) -> ir.Model:
@@ -143,13 +155,23 @@ class GrowthPass(ir.passes.FunctionalPass):
     def grow(self, model: ir.Model) -> Grown:
         """Grow a copy of ``model``, which stays as it is."""
 
-    def verify(self, original: ir.Model, grown: Grown) -> Report:
+    def verify(
+        self, original: ir.Model, grown: Grown, written: Loaded | None = None, original_path: Path | None = None
+    ) -> Report:
         """Prove the result.
+
+        Args:
+            original: The model before.
+            grown: What :meth:`grow` gave.
+            written: The same as read back from the file it was written to; by default what is in memory is proved.
+            original_path: The file the original was read from.
 
         Raises:
             NotEquivalentError: It is not what was promised; the report is attached.
         """
-        return prove(original, grown.model, grown, self.proof)
+        if written is None:
+            return prove(original, grown.model, grown, self.proof, original_path=original_path)
+        return prove(original, written.model, grown, self.proof, original_path=original_path, grown_path=written.path)
 
     def call(self, model: ir.Model) -> GrowthResult:
         """Grow and verify an ``onnx_ir.Model``."""
@@ -199,6 +221,7 @@ def prove(
     grown: Grown,
     proof: Proof,
     *,
+    original_path: Path | None = None,
     grown_path: Path | None = None,
 ) -> Report:
     """Verify and judge: what may not be handed out raises.
@@ -208,7 +231,7 @@ def prove(
         grown_model: The model after, as it will be handed out (for a file: as it was read back).
         grown: What is known of it.
         proof: How to verify.
-        grown_path: The file it was read back from, for ONNX Runtime to read, too.
+        original_path, grown_path: The files they were read from, for ONNX Runtime to read, too.
 
     Raises:
         NotEquivalentError: The verdict does not allow the result to be used.
@@ -218,22 +241,28 @@ def prove(
     report = verify(
         original,
         grown_model,
+        original_path=original_path,
         grown_path=grown_path,
         inputs=proof.inputs,
         input_shapes=proof.input_shapes,
         provider=proof.provider,
         max_change=proof.max_change,
+        outputs=grown.listed.outputs,  # a pass grows those that were named to it
         frozen=grown.frozen,
         progress=proof.progress,
     )
     if report.ok:
         return report
-    raise NotEquivalentError("result", *_verdict(report), report=report)
+    raise NotEquivalentError("result", *refusal_of(report), report=report)
 
 
-def _verdict(report: Report) -> tuple[str, str]:
-    if report.verdict is Verdict.CHANGED:
-        size = "by an unknown amount" if report.change is None else f"by {report.change:.3g} of their scale"
+def refusal_of(report: Report) -> tuple[str, str]:
+    """Reason and hint for a verdict that does not allow a result to be used."""
+    unasked = next((o for o in report.outputs if not o.allowed), None)
+    if report.verdict is Verdict.CHANGED and unasked is not None:
+        return f"output {unasked.name} grew from {unasked.old} to {unasked.new}", "allow that with --outputs"
+    if report.verdict is Verdict.CHANGED and report.change is not None:
+        size = f"by {report.change:.3g} of their scale"
         if report.max_change is None:
             return f"this method changes outputs {size}", "allow that with --max-change"
         return f"outputs change {size}, more than {report.max_change:.3g}", "use a smaller --scale"
@@ -282,9 +311,10 @@ def seal(model: ir.Model, growth_map: GrowthMap) -> GrowthMap:
     Returns:
         The completed map.
     """
+    from onnxgrow.concrete.bodies import Scopes
     from onnxgrow.concrete.values import constants
 
-    held = constants(model)
+    held = Scopes(model).named_constants() | constants(model)
     missing = [name for name, tensor in growth_map.tensors.items() if not tensor.sha256]
     complete = growth_map.with_digests({name: tensor_digest(held[name]) for name in missing})
     model.metadata_props[METADATA_KEY] = complete.dumps()

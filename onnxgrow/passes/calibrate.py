@@ -7,7 +7,7 @@ https://arxiv.org/abs/1502.03167). Values measured so depend on the machine's ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnxgrow.analysis import Analysis, node_key
 from onnxgrow.concrete.session import open_session
 from onnxgrow.concrete.values import constants
-from onnxgrow.growth_map import TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import ANY, TensorGrowth, ValueGrowth
 from onnxgrow.passes.rewriter import Rewriter
 
 __all__ = ["calibrate"]
@@ -32,6 +32,7 @@ def calibrate(
     values: Mapping[str, ValueGrowth],
     tensors: Mapping[str, TensorGrowth],
     feeds: Sequence[Feeds],
+    model: Callable[[], ir.Model],
 ) -> int:
     """Set mean and variance of the new channels of every BatchNormalization that grew; returns how many did.
 
@@ -40,15 +41,17 @@ def calibrate(
         rewriter: Of the grown model.
         values, tensors: What grew.
         feeds: The user's inputs.
+        model: Gives the grown model as it is by then, or that part of it which was analysed.
 
     Raises:
         UnsupportedError: ONNX Runtime cannot run the grown model.
     """
     done = 0
     for level in _levels(analysis, values, tensors, rewriter):
-        session = open_session(rewriter.model, [_input(n, 0) for n in level])
+        grown = model()
+        session = open_session(grown, [_input(n, 0) for n in level])
         runs = [session.run(one) for one in feeds]
-        held = constants(rewriter.model)
+        held = constants(grown)
         for node in level:
             name = _input(node, 0)
             seen = [run[name].numpy() for run in runs if name in run]
@@ -70,7 +73,8 @@ def _levels(
         grown = rewriter.node(node_key(node))
         statistics = [_input(grown, i) for i in (MEAN, VARIANCE)] if node.op_type == "BatchNormalization" else [""]
         data = values.get(_input(grown, 0))
-        if data is not None and 1 in data.axes and all(s in tensors for s in statistics):
+        free = all(s in tensors and set(tensors[s].axes[0].facts()) <= {"", ANY} for s in statistics)
+        if data is not None and 1 in data.axes and free:
             levels.setdefault(here, []).append(grown)
             here += 1
         depth.update((o.name, here) for o in node.outputs if o.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxgrow.io.sink import workers
 from onnxgrow.io.tensors import Buffer, blocks
 from onnxgrow.passes.regions import Region, regions
 
@@ -24,7 +24,6 @@ Entries = Callable[[Region], Array]
 
 BLOCK = 1 << 20
 """Bytes computed at once: they and their temporaries, several times as large, fit the processor's cache."""
-WORKERS = 4
 
 
 class GrownTensor(ir.LazyTensor):
@@ -80,18 +79,16 @@ class GrownTensor(ir.LazyTensor):
     def _ahead(self, wanted: list[Region]) -> Iterator[Array]:
         """The entries of regions, in order; a bounded number of them is computed in advance."""
         entries = self._open()
-        workers = min(
-            WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
-        if len(wanted) < 2 or workers < 2:
+        count = workers()
+        if len(wanted) < 2 or count < 2:
             yield from map(entries, wanted)
             return
-        pool = ThreadPoolExecutor(workers, "onnxgrow-values")
+        pool = ThreadPoolExecutor(count, "onnxgrow-values")
         pending: deque[Future[Array]] = deque()
         try:
             for region in wanted:
                 pending.append(pool.submit(entries, region))
-                if len(pending) > workers:
+                if len(pending) > count:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

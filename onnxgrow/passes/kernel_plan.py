@@ -148,7 +148,7 @@ class _Planner:
 
     def _use(self, node: ir.Node) -> _Use:
         roots = self.network.roots((node, 1))
-        return _Use(node, roots[0][0], roots[0][2]) if roots else _Use(node, "")
+        return _Use(node, roots[0][0], tuple(s.node for s in roots[0][2])) if len(roots) == 1 else _Use(node, "")
 
     def selected(self, layers: Sequence[str] | None) -> list[tuple[_Use, bool]]:
         """What the selectors match, in network order, and whether a selector is the literal name."""

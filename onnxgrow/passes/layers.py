@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.init import Key, cast, fill, fill_block, is_elementwise, near_zero_block
+from onnxgrow.init import Key, cast, fill, fill_ranges, is_elementwise, near_zero_ranges
 from onnxgrow.passes.masks import Mask, Share
 from onnxgrow.passes.regions import Region, grid, runs
+from onnxgrow.passes.stored import Stored
 
 __all__ = [
     "Draw",
@@ -40,10 +41,10 @@ Bools = npt.NDArray[np.bool_]
 Layer = Callable[[Region, Array, Bools], None]
 """(region, values, undecided): overwrite values of the region, and mark what was written as decided."""
 
-Draw = Callable[[int, int], Array]
-"""(start, count) → that range of the tensor's flat random stream, in the tensor's type."""
+Draw = Callable[[Sequence[range]], Array]
+"""Ranges of the tensor's flat random stream → their values, one range after the other, in the tensor's type."""
 
-SHORTEST_RUN = 2048
+SHORTEST_RUN = 256
 """Entries from which a range is worth a draw of its own."""
 
 
@@ -84,22 +85,24 @@ def kept(old: Array, layouts: Sequence[Array]) -> Layer:
     return lay
 
 
-def filled(value: float) -> Layer:
-    """One value everywhere."""
+def filled(value: float, form: Stored | None = None) -> Layer:
+    """One value everywhere, as ``form`` stores it."""
 
     def lay(region: Region, values: Array, undecided: Bools) -> None:
-        values[...] = value
+        values[...] = value if form is None else form.store(np.full((), value), region)
         undecided[...] = False
 
     return lay
 
 
-def zeros(mask: Mask) -> Layer:
-    """Zeros where the mask holds."""
+def zeros(mask: Mask, form: Stored | None = None) -> Layer:
+    """Zeros where the mask holds, as ``form`` stores them."""
 
     def lay(region: Region, values: Array, undecided: Bools) -> None:
         here = mask.at(region)
-        np.copyto(values, np.zeros((), values.dtype), where=here)
+        if not here.any():
+            return
+        np.copyto(values, np.zeros((), values.dtype) if form is None else form.zero(region), where=here)
         np.copyto(undecided, False, where=here)
 
     return lay
@@ -110,28 +113,40 @@ def near_zeros(mask: Mask, key: Key, sigma: float) -> Layer:
 
     def lay(region: Region, values: Array, undecided: Bools) -> None:
         here = np.ascontiguousarray(np.broadcast_to(mask.at(region), region.shape))
-        _draw_into(
-            values, here, region, lambda start, count: cast(near_zero_block(key, start, count, sigma), values.dtype)
-        )
+        _draw_into(values, here, region, lambda ranges: near_zero_ranges(key, ranges, sigma, values.dtype))
         undecided[here] = False
 
     return lay
 
 
-def drawn(draw: Draw) -> Layer:
-    """Random values wherever nothing is decided yet."""
+def drawn(draw: Draw, form: Stored | None = None) -> Layer:
+    """Random values wherever nothing is decided yet; with a ``form`` to store them, ``draw`` gives float64."""
 
     def lay(region: Region, values: Array, undecided: Bools) -> None:
-        _draw_into(values, undecided, region, draw)
+        if form is None:
+            _draw_into(values, undecided, region, draw)
+        elif undecided.any():
+            wide = np.zeros(region.shape, np.float64)
+            _draw_into(wide, undecided, region, draw)
+            np.copyto(values, form.store(wide, region), where=undecided)
         undecided[...] = False
 
     return lay
 
 
 def _draw_into(values: Array, where: Bools, region: Region, draw: Draw) -> None:
+    if not where.any():
+        return
     flat, chosen = values.reshape(-1), where.reshape(-1)
-    for low, high in runs(chosen, SHORTEST_RUN):
-        np.copyto(flat[low:high], draw(region.start + low, high - low), where=chosen[low:high])
+    found = runs(chosen, SHORTEST_RUN)
+    new = draw([range(region.start + low, region.start + high) for low, high in found])
+    at = 0
+    for low, high in found:
+        if chosen[low:high].all():
+            flat[low:high] = new[at : at + high - low]
+        else:
+            np.copyto(flat[low:high], new[at : at + high - low], where=chosen[low:high])
+        at += high - low
 
 
 def shared(shares: Sequence[Share], subject: str) -> Layer:
@@ -142,8 +157,12 @@ def shared(shares: Sequence[Share], subject: str) -> Layer:
 
     def lay(region: Region, values: Array, undecided: Bools) -> None:
         share, *others = (s.at(region) for s in shares)
-        if any(not np.array_equal(share, other) for other in others):
-            raise UnsupportedError(subject, "its uses would need different shares", "use zero-fan-out")
+        for other in others:
+            both = ~np.isnan(share) & ~np.isnan(other)
+            if not np.array_equal(share[both], other[both]):
+                raise UnsupportedError(subject, "its uses would need different shares", "use zero-fan-out")
+            share = np.where(np.isnan(share), other, share)
+        share = np.where(np.isnan(share), 1.0, share)
         if not (share == 1).all():
             values[...] = cast(values.astype(np.float64) * share, values.dtype)
 
@@ -179,21 +198,21 @@ class Drawing:
     _whole: Array | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __call__(self, start: int, count: int) -> Array:
+    def __call__(self, ranges: Sequence[range]) -> Array:
         fans = self.fans
         if is_elementwise(self.scheme):
-            values = fill_block(
+            drawn = fill_ranges(
                 self.scheme,
                 self.shape,
-                start=start,
-                count=count,
+                ranges,
+                self.dtype,
                 fan_in=fans.fan_in,
                 fan_out=fans.fan_out,
                 gain=fans.gain,
                 key=self.key,
                 out_axes=fans.out_axes,
             )
-            return self._rounded(values)
+            return np.negative(drawn) if self.negated else drawn
         with self._lock:
             if self._whole is None:
                 values = fill(
@@ -205,8 +224,5 @@ class Drawing:
                     key=self.key,
                     out_axes=fans.out_axes,
                 )
-                self._whole = self._rounded(values).reshape(-1)
-        return self._whole[start : start + count]
-
-    def _rounded(self, values: npt.NDArray[np.float64]) -> Array:
-        return cast(np.negative(values, out=values) if self.negated else values, self.dtype)
+                self._whole = cast(np.negative(values) if self.negated else values, self.dtype).reshape(-1)
+        return np.concatenate([self._whole[part.start : part.stop] for part in ranges])

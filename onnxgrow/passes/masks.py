@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxgrow.algebra import Growth, Term, layout
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.demand import Masks
+from onnxgrow.passes.pull_back import SAME, PullBack
 from onnxgrow.passes.regions import Region
-from onnxgrow.passes.roles import Role, pull_back
+from onnxgrow.passes.roles import Role
 
 __all__ = ["Mask", "Share", "share_of", "zero_mask"]
 
@@ -69,7 +69,7 @@ class Share:
     Attributes:
         counts: (axis, number of copies of the channel at each index), in the order of division.
         rank: Of the tensor.
-        whole: The resulting factors written out, where axes alone do not say them.
+        whole: The resulting factors written out, where axes alone do not say them; NaN where the use reads nothing.
     """
 
     counts: tuple[tuple[int, Counts], ...]
@@ -120,7 +120,8 @@ def zero_mask(
         return Mask(some, none, len(terms))
     ends = tuple(n.size for n in new)
     whole = np.ascontiguousarray(np.broadcast_to(mask.at(_all(ends)), ends))
-    return Mask({}, {}, len(shape), _behind(analysis, growth, role, whole, subject).reshape(shape))
+    whole = PullBack(analysis, growth, subject).along(whole, role.way, False).reshape(shape)
+    return Mask({}, {}, len(shape), whole) if whole.any() else None
 
 
 def share_of(
@@ -148,7 +149,7 @@ def share_of(
         return Share(tuple((axes[a], n) for a, n in counts), len(terms))
     ends = tuple(layout(analysis.dims.forest, t, growth).size for t in terms)
     whole = Share(tuple(counts), len(terms)).at(_all(ends))
-    return Share((), len(shape), _behind(analysis, growth, role, whole, subject).reshape(shape))
+    return Share((), len(shape), PullBack(analysis, growth, subject).along(whole, role.way, np.nan).reshape(shape))
 
 
 def _all(shape: tuple[int, ...]) -> Region:
@@ -158,21 +159,10 @@ def _all(shape: tuple[int, ...]) -> Region:
 def _axes_behind(role: Role, rank: int) -> list[int] | None:
     """For each axis at the op the axis of the constant; None where an op on the way does more than permute axes."""
     axes = list(range(rank))
-    for node in reversed(role.way):
-        if node.op_type == "Transpose":
-            order = node.attributes.get_ints("perm", ()) or tuple(range(rank))[::-1]
+    for step in reversed(role.way):
+        if step.node.op_type == "Transpose":
+            order = step.node.attributes.get_ints("perm", ()) or tuple(range(rank))[::-1]
             axes = [order[a] for a in axes]
-        elif node.op_type not in ("Identity", "Cast", "CastLike"):
+        elif step.node.op_type not in SAME:
             return None
     return axes
-
-
-def _behind(analysis: Analysis, growth: Growth, role: Role, values: npt.NDArray[Any], subject: str) -> npt.NDArray[Any]:
-    """Values over what the op reads, as values over the constant: the ops on the way only move entries."""
-    return pull_back(values, role.way, [_entering(analysis, growth, node) for node in role.way], subject)
-
-
-def _entering(analysis: Analysis, growth: Growth, node: ir.Node) -> tuple[int, ...]:
-    """Grown shape of what an op reads."""
-    terms = analysis.dims.at((node, 0)) or []
-    return tuple(int(layout(analysis.dims.forest, t, growth).size) for t in terms)

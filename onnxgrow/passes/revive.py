@@ -39,7 +39,7 @@ def silent_sets(analysis: Analysis, plan: WidenPlan, grown: ir.Model, feeds: Seq
     Raises:
         GrowError: A grown tensor cannot be made, or ONNX Runtime cannot run the grown model.
     """
-    watched = [p for p in plan.sets if p.added <= FEW]
+    watched = [p for p in plan.sets if p.added <= FEW and p.way is None]
     places = {p.channel_set.atom: _places(analysis, plan, p) for p in watched}
     wanted = sorted({name for found in places.values() for name, _, _ in found})
     if not wanted:

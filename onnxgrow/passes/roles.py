@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxgrow.algebra import Growth
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.demand import Masks, grants
-from onnxgrow.analysis.network import MOVES, Site
-from onnxgrow.errors import UnsupportedError
+from onnxgrow.analysis.network import Site
+from onnxgrow.analysis.ways import Step, Way, carries, is_scale
+from onnxgrow.passes.residual import Mark, Streams
 from onnxgrow.rules import LinearUse, Terms
 
-__all__ = ["Piece", "Role", "grown_pieces", "pull_back"]
-
-Way = tuple[ir.Node, ...]
+__all__ = ["Piece", "Role", "grown_pieces"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class Piece:
         roles: What it is used for.
         layouts: Axis → old index or −1 per new index; empty where it did not grow.
         zeros: Further entries that have to be zero, as masks over its grown axes.
+        marks: What else becomes of it in a residual stream that grows.
     """
 
     name: str
@@ -58,10 +55,16 @@ class Piece:
     layouts: dict[int, npt.NDArray[np.int64]]
     roles: list[Role] = field(default_factory=list)
     zeros: list[Masks] = field(default_factory=list)
+    marks: frozenset[Mark] = frozenset()
+
+    @property
+    def changes(self) -> bool:
+        """Whether it becomes another tensor."""
+        return bool(self.layouts or self.marks)
 
 
-def grown_pieces(analysis: Analysis, growth: Growth) -> dict[str, list[Piece]]:
-    """Pieces of every constant that grows somewhere, by name.
+def grown_pieces(analysis: Analysis, growth: Growth, streams: Streams) -> dict[str, list[Piece]]:
+    """Pieces of every constant that grows, or is scaled, somewhere, by name.
 
     A constant whose uses all grow alike is one piece. One that an exporter merged from equal tensors may fall into
     several; the first that did not grow, or the first of all, keeps the constant.
@@ -79,17 +82,19 @@ def grown_pieces(analysis: Analysis, growth: Growth) -> dict[str, list[Piece]]:
             site = (node, i)
             terms = dims.at(site)
             layouts = dims.layouts(terms, growth) if terms is not None and i not in operands else {}
-            if layouts:
+            marks = streams.marks(site)
+            if layouts or marks:
                 grown.add(name)
             roles = _roles(analysis, site, linear) if layouts else []
             mine = pieces.setdefault(name, [])
-            same = next((p for p in mine if _fits(p, layouts, roles, network.is_tied(name))), None)
+            same = next((p for p in mine if _fits(p, layouts, roles, marks, network.is_tied(name))), None)
             if same is None:
-                same = Piece(name, terms or [], None if network.is_tied(name) else [], layouts)
+                same = Piece(name, terms or [], None if network.is_tied(name) else [], layouts, marks=marks)
                 mine.append(same)
             if same.sites is not None:
                 same.sites.append(site)
             same.roles += roles
+            same.marks |= marks
     for grant in grants(dims, growth)[0]:
         node, index = grant.site
         value = node.inputs[index]
@@ -99,11 +104,13 @@ def grown_pieces(analysis: Analysis, growth: Growth) -> dict[str, list[Piece]]:
     return {name: pieces[name] for name in pieces if name in grown}
 
 
-def _fits(piece: Piece, layouts: dict[int, npt.NDArray[np.int64]], roles: list[Role], tied: bool) -> bool:
+def _fits(
+    piece: Piece, layouts: dict[int, npt.NDArray[np.int64]], roles: list[Role], marks: frozenset[Mark], tied: bool
+) -> bool:
     """Whether a use can share a piece: same layout, and the same kind of new entries."""
     if tied:
         return True
-    if piece.layouts.keys() != layouts.keys():
+    if piece.layouts.keys() != layouts.keys() or piece.marks != marks:
         return False
     if not all(np.array_equal(piece.layouts[a], layouts[a]) for a in layouts):
         return False
@@ -112,42 +119,22 @@ def _fits(piece: Piece, layouts: dict[int, npt.NDArray[np.int64]], roles: list[R
 
 
 def _roles(analysis: Analysis, site: Site, linear: dict[Site, LinearUse]) -> list[Role]:
-    """Follow a constant through ops that only move entries to the ops that use it."""
+    """Follow a constant through ops that pass its entries on to the ops that use it."""
     found = []
+    network = analysis.network
     stack: list[tuple[Site, Way]] = [(site, ())]
     while stack:
         (node, index), way = stack.pop()
         if (node, index) in linear:
             found.append(Role((node, index), way, linear[node, index], None))
             continue
-        output = node.outputs[0].name or ""
-        if index == 0 and output in analysis.network.derived and node.op_type in MOVES:
-            stack += [(use, (*way, node)) for use in analysis.network.uses(output)]
+        outputs = [(k, o.name) for k, o in enumerate(node.outputs) if o.name]
+        if all(name in network.derived for _, name in outputs) and carries(network, node, index):
+            for output, name in outputs:
+                step = Step(node, index, output)
+                stack += [(use, (*way, step)) for use in network.uses(name)]
             continue
-        fill = analysis.dims.declared[node].fills.get(index)
+        # A new channel's scale is of the size of the others: the values that are drawn fit it.
+        fill = None if is_scale(network, node, index) else analysis.dims.declared[node].fills.get(index)
         found.append(Role((node, index), way, None, fill))
     return found
-
-
-def pull_back(
-    mask: npt.NDArray[Any], way: Sequence[ir.Node], shapes: Sequence[tuple[int, ...]], subject: str
-) -> npt.NDArray[Any]:
-    """Where a mask (or other values) over what an op reads lies in the constant behind ``way``.
-
-    Args:
-        mask: Over the grown value at the end of ``way``.
-        way: Ops from the constant on.
-        shapes: Grown shape of the first input of each op of ``way``.
-        subject: Name of the constant, for errors.
-    """
-    for node, shape in zip(reversed(way), reversed(shapes), strict=True):
-        if node.op_type in ("Identity", "Cast", "CastLike"):
-            continue
-        if node.op_type == "Transpose":
-            order = node.attributes.get_ints("perm", ()) or tuple(range(mask.ndim))[::-1]
-            mask = mask.transpose(np.argsort(order))
-        elif node.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Flatten"):
-            mask = mask.reshape(shape)
-        else:
-            raise UnsupportedError(subject, f"a weight behind {node.op_type} cannot be widened")
-    return mask

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Growth, Term, layout
 from onnxgrow.analysis import Analysis
+from onnxgrow.analysis.ways import QUANTISED
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.init import Key, cast, copied_indices, gain, near_zero_block, scale_to, std
+from onnxgrow.init import Key, cast, copied_indices, gain, near_zero_ranges, scale_to, std
 from onnxgrow.passes.grown_tensor import Entries, GrownTensor
 from onnxgrow.passes.layers import (
     Draw,
@@ -30,7 +33,10 @@ from onnxgrow.passes.layers import (
     zeros,
 )
 from onnxgrow.passes.masks import Mask, Share, share_of, zero_mask
+from onnxgrow.passes.pull_back import SAME
+from onnxgrow.passes.residual import Combined, Scaled, Streams, combined
 from onnxgrow.passes.roles import Piece, Role
+from onnxgrow.passes.stored import Stored, is_plain, stored_form
 from onnxgrow.plan import WidenPlan
 
 __all__ = ["TensorGrower"]
@@ -64,6 +70,7 @@ class TensorGrower:
         self.negated = negated
         self.plan = plan
         self.growth: Growth = plan.growth
+        self.streams = Streams(analysis, plan)
         self.generation = generation
         request = plan.request
         self.copies = request.method == "net2wider" or request.init == "copy"
@@ -88,8 +95,9 @@ class TensorGrower:
         """
         tensor = self.analysis.network.tensors[piece.name]
         shape = self._shape(piece)
-        if any(r.linear for r in piece.roles) and not tensor.dtype.is_floating_point():
-            raise UnsupportedError(piece.name, f"weights of type {tensor.dtype.name} cannot be widened")
+        rounded = not is_plain(tensor.dtype) or any(s.node.op_type in QUANTISED for r in piece.roles for s in r.way)
+        if any(r.linear for r in piece.roles) and rounded and not self.plan.request.exact:
+            raise UnsupportedError(piece.name, "this method has no values for a quantised weight", "use zero-fan-out")
         return GrownTensor(
             lambda: self._entries(piece, name, shape, tensor),
             dtype=tensor.dtype,
@@ -105,21 +113,49 @@ class TensorGrower:
     def _entries(self, piece: Piece, name: str, shape: tuple[int, ...], tensor: ir.TensorProtocol) -> Entries:
         """Layers of values, one over the other; what none of them decides is drawn at last."""
         old: Array = np.asarray(tensor.numpy())
+        for mark in piece.marks:
+            if isinstance(mark, Scaled):
+                old = cast(np.asarray(old, np.float64) * mark.factor, old.dtype)
         linears = [r for r in piece.roles if r.linear is not None]
         layers: list[Layer] = []
+        form = self._form(piece, old.dtype)
         if self.copies:
             layers.append(taken(old, self._copied_sources(piece, old.shape)))
         elif not linears:
-            layers.append(self._parameter(piece, shape, old))
+            layers.append(self._parameter(piece, shape, old, form))
         layers.append(kept(old, [piece.layouts.get(a, np.arange(n)) for a, n in enumerate(shape)]))
         if self.plan.request.method == "net2wider":
             layers += self._shared_out(piece, shape, linears)
         else:
-            self._zero(layers, piece, name, shape, linears, old)
-            layers += [zeros(Mask.where_all(masks, shape)) for masks in piece.zeros]
+            self._zero(layers, piece, name, shape, linears, old, form)
+            layers += [zeros(Mask.where_all(masks, shape), form) for masks in piece.zeros]
             if linears and not self.copies:
-                layers.append(drawn(self._drawing(piece, name, shape, old, linears)))
-        return Layers(tuple(layers), old.dtype)
+                layers.append(drawn(self._drawing(piece, name, shape, old, linears, form), form))
+        made = Layers(tuple(layers), old.dtype)
+        marks = [m for m in piece.marks if isinstance(m, Combined)]
+        if not marks:
+            return made
+        tensors = self.analysis.network.tensors
+        weights = {m.weights: np.asarray(tensors[m.weights].numpy()) for m in marks if m.weights}
+        return combined(made, shape, sorted(marks, key=lambda m: m.axis), weights)
+
+    def _form(self, piece: Piece, dtype: np.dtype[Any]) -> Stored | None:
+        """How all uses of a piece store a value.
+
+        Raises:
+            UnsupportedError: They store zero differently.
+        """
+        forest = self.analysis.dims.forest
+        pick = partial(layout, forest, growth=self.growth, picks=self.picks) if self.copies else None
+        roles = [r for r in piece.roles if r.linear is not None] or [r for r in piece.roles if r.fill is not None]
+        found = [stored_form(self.analysis, self.growth, r, dtype, piece.name, pick) for r in roles]
+        forms = [form for form in found if form is not None]
+        for other in forms[1:]:
+            if (forms[0].offset != other.offset).any():
+                raise UnsupportedError(piece.name, "its uses have different zero points")
+        if forms and len(forms) < len(found) and forms[0].offset.any():
+            raise UnsupportedError(piece.name, "one of its uses has a zero point")
+        return forms[0] if forms else None
 
     def _copied_sources(self, piece: Piece, old: tuple[int, ...]) -> list[Array]:
         forest = self.analysis.dims.forest
@@ -128,7 +164,7 @@ class TensorGrower:
             for a, n in enumerate(old)
         ]
 
-    def _parameter(self, piece: Piece, shape: tuple[int, ...], old: Array) -> Layer:
+    def _parameter(self, piece: Piece, shape: tuple[int, ...], old: Array, form: Stored | None) -> Layer:
         """Neutral entries; where an op has none, entries of its own (the first along each grown axis).
 
         Of several uses, one that has to keep zeros zero decides where the method relies on them.
@@ -137,25 +173,37 @@ class TensorGrower:
         decides = self.plan.request.method == "zero-fan-in" and 0.0 in fills
         value = 0.0 if decides else fills.pop() if len(fills) == 1 else None
         if value is not None:
-            return filled(value)
+            return filled(value, form)
         return taken(
             old,
             [np.maximum(piece.layouts[a], 0) if a in piece.layouts else np.arange(n) for a, n in enumerate(shape)],
         )
 
-    def _drawing(self, piece: Piece, name: str, shape: tuple[int, ...], old: Array, linears: list[Role]) -> Draw:
+    def _drawing(
+        self,
+        piece: Piece,
+        name: str,
+        shape: tuple[int, ...],
+        old: Array,
+        linears: list[Role],
+        form: Stored | None,
+    ) -> Draw:
         """Standard initialisation of the grown shape, any flat range of it."""
         use = linears[0].linear
         assert use is not None
-        if use.data < 0:
-            spread = std(old)
+        dtype = old.dtype if form is None else np.dtype(np.float64)
+        # Integers without a scale of their own mean something only beside the others: as large as those.
+        unscaled = form is not None and not is_plain(ir.DataType.from_numpy(old.dtype)) and (form.factor == 1).all()
+        if use.data < 0 or unscaled:
+            plain_old = old if is_plain(ir.DataType.from_numpy(old.dtype)) else old.astype(np.float32)
+            spread = std(plain_old) if form is None else std(plain_old) / (float(np.abs(form.factor).mean()) or 1.0)
             sigma = spread if spread > 0 else 0.02
             key = self._key(name, "table")
-            return lambda start, count: cast(near_zero_block(key, start, count, sigma), old.dtype)
+            return lambda ranges: near_zero_ranges(key, ranges, sigma, dtype)
         plain = self._plain(piece, shape, linears[0])
         leaves = self.analysis.dims.forest.leaves
         negated = any(self.negated.intersection(leaves(piece.terms[a])) for a in plain.out_axes)
-        return Drawing(self.plan.request.init, shape, plain, self._key(name), negated, old.dtype)
+        return Drawing(self.plan.request.init, shape, plain, self._key(name), negated, dtype)
 
     def _plain(self, piece: Piece, shape: tuple[int, ...], role: Role) -> Fans:
         use = role.linear
@@ -167,11 +215,11 @@ class TensorGrower:
         inner = math.prod(sizes[a] for a in use.in_axes)
         kernel = math.prod(n for a, n in enumerate(sizes) if a not in (*use.out_axes, *use.in_axes))
         axes = use.out_axes
-        for node in reversed(role.way):
-            if node.op_type == "Transpose":
-                order = node.attributes.get_ints("perm", ()) or tuple(range(len(terms)))[::-1]
+        for step in reversed(role.way):
+            if step.node.op_type == "Transpose":
+                order = step.node.attributes.get_ints("perm", ()) or tuple(range(len(terms)))[::-1]
                 axes = tuple(order[a] for a in axes)
-            elif node.op_type not in ("Identity", "Cast", "CastLike"):
+            elif step.node.op_type not in SAME:
                 axes = ()
         axes = tuple(a for a in axes if a < len(shape)) or (0,)
         return Fans(max(1, inner * kernel), max(1, outer * kernel), self._gain(use.node), axes)
@@ -203,10 +251,11 @@ class TensorGrower:
         shape: tuple[int, ...],
         linears: list[Role],
         old: Array,
+        form: Stored | None,
     ) -> None:
         """Lay the method's zeros (or near-zeros) over the layers so far. Zeros outrank fills."""
         method = self.plan.request.method
-        for role in linears:
+        for role in map(self._reading, linears):
             mask = zero_mask(self.analysis, self.growth, role, shape, piece.name, writers=method == "zero-fan-in")
             if mask is None:
                 continue
@@ -214,10 +263,19 @@ class TensorGrower:
                 sigma = scale_to(std(old), self.plan.request.noise, piece.name)
                 layers.append(near_zeros(mask, self._key(name, "fan-out"), sigma))
             else:
-                layers.append(zeros(mask))
+                layers.append(zeros(mask, form))
         if method == "zero-fan-in" and any(r.linear is None and r.fill == 0.0 for r in piece.roles):
             # A weight that is a bias elsewhere has to keep zeros zero.
-            layers.append(zeros(Mask({a: source < 0 for a, source in piece.layouts.items()}, {}, len(shape))))
+            layers.append(zeros(Mask({a: source < 0 for a, source in piece.layouts.items()}, {}, len(shape)), form))
+
+    def _reading(self, role: Role) -> Role:
+        """The role without axes along which it reads nothing but zeros: it needs none of its own there."""
+        use, free = role.linear, self.streams.free(role.site)
+        if use is None or not free:
+            return role
+        forest, terms = self.analysis.dims.forest, self.analysis.dims.at(role.site) or []
+        read = tuple(a for a in use.in_axes if forest.find(terms[a]) not in free)
+        return replace(role, linear=replace(use, in_axes=read))
 
     def _shared_out(self, piece: Piece, shape: tuple[int, ...], linears: list[Role]) -> list[Layer]:
         """Net2WiderNet: readers of a channel that was copied share its old weight among the copies."""

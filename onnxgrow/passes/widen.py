@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.analysis import Analysis
-from onnxgrow.analysis.study import Study, study
+from onnxgrow.analysis.study import Study
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.io import copy_model
 from onnxgrow.io.tensors import blocks
-from onnxgrow.passes.apply import apply_widening
 from onnxgrow.passes.base import Grown, GrowthPass, Proof, lineage
-from onnxgrow.passes.calibrate import calibrate
-from onnxgrow.passes.revive import silent_sets
-from onnxgrow.plan import Target, WidenPlan, WidenRequest, plan_widen
+from onnxgrow.passes.functions import plan_through_functions
+from onnxgrow.passes.parts import widen_parts
+from onnxgrow.plan import Target, WidenPlan, WidenRequest
+from onnxgrow.plan.outputs import OutputRequest
 
 __all__ = ["Widen", "frozen_sets"]
 
@@ -42,6 +41,12 @@ class Widen(GrowthPass):
         scale: For ``near-zero``: standard deviation of the new reader entries relative to the old ones.
         init: ``kaiming``, ``xavier``, ``lecun``, ``orthogonal`` or ``copy``.
         seed: Of the new values; the same seed gives the same bytes on every machine.
+        residual: Whether the widths of residual streams, which normalisations are taken over, grow too when no
+            layers are named: with the mean of the old channels, with zeros, or with copies, as the norms allow.
+        outputs: Graph outputs that grow (classes, a vocabulary): ``NAME=+K`` or ``NAME=N``, where ``NAME@AXIS`` or
+            ``NAME@SET`` says which axis or channel set is meant. Old entries stay; the interface changes, so that the
+            verdict is ``changed``. Without ``layers`` nothing else grows. New entries are drawn by ``init``, which may
+            be ``zeros`` here.
         proof: How the result is verified.
 
     Raises:
@@ -60,19 +65,27 @@ class Widen(GrowthPass):
         scale: float | None = None,
         init: str = "kaiming",
         seed: int = 0,
+        residual: bool = False,
+        outputs: Sequence[str] | str = (),
         proof: Proof | None = None,
     ) -> None:
         super().__init__(proof)
         selectors = (layers,) if isinstance(layers, str) else None if layers is None else tuple(layers)
         self.request = WidenRequest(
-            selectors, Target(factor, add, to, multiple_of), method=method, scale=scale, init=init, seed=seed
+            selectors,
+            Target(factor, add, to, multiple_of),
+            method=method,
+            scale=scale,
+            init=init,
+            seed=seed,
+            residual=residual,
+            outputs=tuple(map(OutputRequest.parse, (outputs,) if isinstance(outputs, str) else outputs)),
         )
 
     def plan(self, model: ir.Model) -> tuple[Study, WidenPlan]:
         """What would be done; reads no weight."""
         self.proof.say("analysing")
-        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
-        return found, plan_widen(found.analysis, self.request)
+        return plan_through_functions(model, self.request, self.proof)
 
     def grow(self, model: ir.Model) -> Grown:
         """Widen a copy of ``model``."""
@@ -85,31 +98,27 @@ class Widen(GrowthPass):
             BadInputError: A weight involved is not finite.
             UnsupportedError: A tensor would need two values at one entry.
         """
-        model, analysis = found.model, found.analysis
+        analysis = found.analysis
         _check_finite(analysis, plan)
         self.proof.say(f"widening {len(plan.sets)} channel sets")
-        past = lineage(model)
-        grown = copy_model(model)
-        changes = apply_widening(analysis, plan, grown, past.generation)
-        silent = silent_sets(analysis, plan, grown, found.feeds) if plan.request.draws else frozenset()
-        if silent:
-            grown = copy_model(model)
-            changes = apply_widening(analysis, plan, grown, past.generation, negated=silent)
-        if self.proof.inputs and plan.request.draws:
-            calibrate(analysis, changes.rewriter, changes.values, changes.tensors, found.feeds[:1])
+        past = lineage(found.given)
+        measure = bool(self.proof.inputs) and plan.request.draws
+        grown, noted = widen_parts(found, plan, past.generation, measure=measure)
         growth_map = GrowthMap(
             original=past.original,
             generation=past.generation,
             seed=plan.request.seed,
             exact=plan.request.exact,
-            sets=changes.sets,
-            values=changes.values,
-            tensors=changes.tensors,
-            nodes=changes.rewriter.node_changes(),
-            inserted=tuple(changes.rewriter.inserted),
+            sets=noted.sets,
+            values=noted.values,
+            tensors=noted.tensors,
+            nodes=noted.nodes,
+            inserted=noted.inserted,
             recipe=plan.request.to_json(),
             versions=past.versions,
             history=past.history,
+            inlined=found.inlined,
+            outputs=_grown_outputs(analysis, noted.values),
         )
         return Grown(grown, growth_map, plan.to_json(), frozen_sets(analysis))
 
@@ -123,11 +132,23 @@ def frozen_sets(analysis: Analysis) -> tuple[dict[str, Any], ...]:
     )
 
 
+def _grown_outputs(analysis: Analysis, grown: Collection[str]) -> tuple[str, ...]:
+    """The graph outputs among the values that grew."""
+    opened = analysis.network.open_outputs
+    names = (v.name or "" for v in analysis.network.model.graph.outputs)
+    return tuple(dict.fromkeys(name for name in names if name in opened and name in grown))
+
+
 def _check_finite(analysis: Analysis, plan: WidenPlan) -> None:
     """0 · Inf is NaN: zeros only shield the old function from new channels when every weight involved is finite."""
+    for part in analysis.parts:
+        _check_part(part, plan.of(part))
+
+
+def _check_part(part: Analysis, plan: WidenPlan) -> None:
     names = {w.root for p in plan.sets for w in (*p.channel_set.writers, *p.channel_set.readers)}
     for name in sorted(names):
-        tensor = analysis.network.tensors[name]
+        tensor = part.network.tensors[name]
         if tensor.dtype.is_floating_point() and not _is_finite(tensor):
             raise BadInputError(
                 name,

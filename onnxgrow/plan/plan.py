@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnxgrow.algebra import Growth, Term
 from onnxgrow.analysis import Analysis, ChannelSet, find_patches
 from onnxgrow.analysis.demand import grants
-from onnxgrow.analysis.network import has_graph
+from onnxgrow.analysis.follower import Residual
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.init import scheme_names
+from onnxgrow.plan.outputs import OutputRequest, output_notes, output_problem, select_outputs
+from onnxgrow.plan.randomness import refuse_random
+from onnxgrow.plan.residual import chosen_way, residual_problem
 from onnxgrow.plan.select import select
 from onnxgrow.plan.sizes import ADVISED_FACTOR, Target
 from onnxgrow.plan.zero_path import zero_path_problem
+from onnxgrow.rules import find_rule
+from onnxgrow.rules.refusals import REFUSALS
 
 __all__ = ["METHODS", "PlannedSet", "WidenPlan", "WidenRequest", "plan_widen"]
 
@@ -35,6 +40,8 @@ class WidenRequest:
         scale: For ``near-zero``: standard deviation of the new reader entries relative to that of the old ones.
         init: Scheme for the new writer (or, with ``zero-fan-in``, reader) entries.
         seed: Of the random values.
+        residual: Whether residual-stream widths grow too when no layers are named.
+        outputs: Graph outputs that grow, each by its own size; without ``layers`` nothing else does.
     """
 
     layers: tuple[str, ...] | None = None
@@ -43,6 +50,8 @@ class WidenRequest:
     scale: float | None = None
     init: str = "kaiming"
     seed: int = 0
+    residual: bool = False
+    outputs: tuple[OutputRequest, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -53,10 +62,20 @@ class WidenRequest:
             raise UsageError("scale", f"{self.scale} is not a positive number")
         if self.init not in scheme_names():
             raise UsageError("init", f"{self.init!r} is unknown", f"one of {', '.join(scheme_names())}")
-        if self.init == "zeros" and self.exact:
+        if self.outputs:
+            self._check_outputs()
+        elif self.init == "zeros" and self.exact:
             raise UsageError("init", "with zeros on both sides of a new channel it would never learn")
         if not 0 <= self.seed < 2**63:
             raise UsageError("seed", f"{self.seed} is not between 0 and 2^63 - 1")
+
+    def _check_outputs(self) -> None:
+        if self.method != "zero-fan-out":
+            raise UsageError("outputs", f"they cannot grow by {self.method}", "use zero-fan-out")
+        if self.layers is None and (self.target != Target() or self.residual):
+            raise UsageError("outputs", "without layers only they grow, each to its own size", "name layers, too")
+        if self.layers is not None and self.init == "zeros":
+            raise UsageError("init", "with zeros on both sides a new channel of the layers would never learn")
 
     @property
     def exact(self) -> bool:
@@ -81,15 +100,26 @@ class WidenRequest:
         out.update({k: v for k, v in asdict(self.target).items() if v is not None and (k, v) != ("multiple_of", 1)})
         if self.method == "near-zero":
             out["scale"] = self.noise
+        if self.residual:
+            out["residual"] = True
+        if self.outputs:
+            out["outputs"] = [str(request) for request in self.outputs]
         return out
 
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """One set and its size after the widening."""
+    """One set and its size after the widening.
+
+    Attributes:
+        channel_set: The set.
+        new: Its new size.
+        way: What its new channels hold, for the width of a residual stream; else None.
+    """
 
     channel_set: ChannelSet
     new: int
+    way: Residual | None = None
 
     @property
     def added(self) -> int:
@@ -120,11 +150,20 @@ class WidenPlan:
         """The growth of the algebra."""
         return {p.channel_set.atom: p.added for p in self.sets}
 
+    def of(self, part: Analysis) -> WidenPlan:
+        """The plan for one graph: the main one, or a body."""
+        own = {s.atom for s in part.own_sets}
+        return replace(self, sets=tuple(p for p in self.sets if p.channel_set.atom in own))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "recipe": self.request.to_json(),
             "seed": self.request.seed,
-            "sets": [{"name": p.channel_set.name, "old": p.channel_set.size, "new": p.new} for p in self.sets],
+            "sets": [
+                {"name": p.channel_set.name, "old": p.channel_set.size, "new": p.new}
+                | ({"residual": p.way.mode} if p.way is not None else {})
+                for p in self.sets
+            ],
             "skipped": dict(self.skipped),
             "notes": list(self.notes),
             "parameters": {"old": self.parameters[0], "new": self.parameters[1]},
@@ -137,32 +176,59 @@ def plan_widen(analysis: Analysis, request: WidenRequest) -> WidenPlan:
 
     Raises:
         UsageError: A selector matches nothing.
-        UnsupportedError: Nothing that was selected can grow; the reasons are named.
+        UnsupportedError: Nothing that was selected can grow; the reasons are named. Or the network is random.
     """
-    chosen = select(analysis, request.layers)
+    for part in analysis.parts:
+        refuse_random(part.network)
+    ends = {s.atom: size for s, size in select_outputs(analysis, request.outputs)}
+    chosen = [] if request.outputs and request.layers is None else select(analysis, request.layers)
+    chosen = [s for s in analysis.sets if s.atom in ends or s in chosen]
+    asked = request.residual or request.layers is not None
+    homes = {s.atom: part for part in analysis.parts for s in part.own_sets}
     planned: list[PlannedSet] = []
     skipped: dict[str, str] = {}
     for channel_set in chosen:
         if not channel_set.growable:
             skipped[channel_set.name] = "; ".join(str(r) for r in channel_set.reasons[:3])
             continue
-        new = request.target.size(channel_set.size)
+        if channel_set.outputs and channel_set.atom not in ends:
+            skipped[channel_set.name] = output_problem(channel_set)
+            continue
+        new = ends.get(channel_set.atom) or request.target.size(channel_set.size)
         if new <= channel_set.size:
             skipped[channel_set.name] = f"it has {channel_set.size} channels already"
             continue
-        problem = _method_problem(analysis, channel_set, request.method)
+        problem = _method_problem(homes[channel_set.atom], channel_set, request.method)
         if problem:
             skipped[channel_set.name] = problem
             continue
-        planned.append(PlannedSet(channel_set, new))
+        way = None
+        if channel_set.residual:
+            way = chosen_way(channel_set, new)
+            named = asked or channel_set.atom in ends
+            problem = residual_problem(channel_set, new, request.method, request.init, asked=named)
+            if problem:
+                skipped[channel_set.name] = problem
+                continue
+        planned.append(PlannedSet(channel_set, new, way))
     if not planned:
         raise _nothing_grows(analysis, request, skipped)
+    _check_planned(planned, ends, skipped)
     growth = {p.channel_set.atom: p.added for p in planned}
-    stuck = [u.reason for u in find_patches(analysis.dims, growth).unsolved]
-    stuck += [r.reason for r in grants(analysis.dims, growth)[1]]
+    grown = [part for part in analysis.parts if any(s.atom in growth for s in part.own_sets)]
+    stuck = [u.reason for part in grown for u in find_patches(part.dims, growth).unsolved]
+    stuck += [r.reason for part in grown for r in grants(part.dims, growth)[1]]
     if stuck:
         raise UnsupportedError(stuck[0].node, stuck[0].why, "select fewer layers")
-    return WidenPlan(request, tuple(planned), skipped, tuple(_notes(request, planned)), *_totals(analysis, growth))
+    notes = (*output_notes(analysis, growth), *_notes(request, planned), *analysis.notes)
+    return WidenPlan(request, tuple(planned), skipped, notes, *_totals(analysis, growth))
+
+
+def _check_planned(planned: Sequence[PlannedSet], ends: Mapping[Term, int], skipped: Mapping[str, str]) -> None:
+    """An output that was asked for grows, or nothing does. Raises UnsupportedError."""
+    if len(ends) > len([p for p in planned if p.channel_set.atom in ends]):
+        name, reason = next(iter(skipped.items()))
+        raise UnsupportedError(name, reason)
 
 
 def _method_problem(analysis: Analysis, channel_set: ChannelSet, method: str) -> str:
@@ -183,9 +249,12 @@ def _no_weights(analysis: Analysis) -> str:
         maker = value.producer() if value is not None else None
         how = f" ({maker.op_type})" if maker is not None else ""
         return f"it has no weights whose channels could grow: {node.op_type} reads a weight that is computed{how}"
-    bodies = sorted({n.op_type for n in analysis.network.nodes if has_graph(n)})
-    if bodies:
-        return f"it has no weights that could grow outside of {' and '.join(bodies)}, whose bodies stay as they are"
+    if analysis.notes:
+        return f"it has no weights whose channels could grow: {analysis.notes[0]}"
+    for node in analysis.network.nodes:
+        why = REFUSALS.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+        if why and find_rule(node.domain, node.op_type, analysis.network.version(node)) is None:
+            return f"it has no weights whose channels could grow; {node.op_type} has no rule: {why}"
     return "it has no weights whose channels could grow"
 
 
@@ -208,8 +277,8 @@ def _notes(request: WidenRequest, planned: Sequence[PlannedSet]) -> list[str]:
 
 
 def _totals(analysis: Analysis, growth: Growth) -> tuple[tuple[int, int], tuple[int, int]]:
-    cost = analysis.cost
+    costs = [part.cost for part in analysis.parts]
     return (
-        (cost.total_parameters({}), cost.total_parameters(growth)),
-        (cost.total_flops({}), cost.total_flops(growth)),
+        (sum(c.total_parameters({}) for c in costs), sum(c.total_parameters(growth) for c in costs)),
+        (sum(c.total_flops({}) for c in costs), sum(c.total_flops(growth) for c in costs)),
     )

@@ -30,10 +30,12 @@ def growth_table(plan: Data, files: Mapping[str, tuple[int | None, int | None]] 
     """What grows, and totals, before and after.
 
     Args:
-        plan: Data of a plan's ``to_json``, with channel sets (``sets``) or ``kernels``.
+        plan: Data of a plan's ``to_json``, with ``sets``, ``kernels``, ``layers``, ``folds`` or ``steps``;
+            totals are shown where they are known.
         files: Further rows: name → bytes before and after; left out where one is unknown.
     """
-    table = _table("kernel" if "kernels" in plan else "channel set")
+    titles = {"kernels": "kernel", "layers": "new layer", "folds": "ActiSwitch", "steps": "all steps"}
+    table = _table(next((title for key, title in titles.items() if key in plan), "channel set"))
     for header in ("before", "after", "growth"):
         table.add_column(header, justify="right", overflow="fold")
     for s in plan.get("sets", ()):
@@ -41,14 +43,35 @@ def growth_table(plan: Data, files: Mapping[str, tuple[int | None, int | None]] 
     for k in plan.get("kernels", ()):
         old, new = ("x".join(map(str, k[which])) for which in ("old", "new"))
         table.add_row(_text(k["name"]), old, new, share(math.prod(k["old"]), math.prod(k["new"])))
+    for layer in plan.get("layers", ()):
+        table.add_row(_text(layer["name"]), "", _text(_layer_words(layer)), "")
+    for fold in plan.get("folds", ()):
+        into = f", merged into {fold['merged_into']}" if "merged_into" in fold else ""
+        table.add_row(_text(fold["name"]), "a·x + b·f(x)", _text(fold["becomes"] + into), "")
     table.add_section()
     for name, label in (("parameters", "parameters"), ("flops", "FLOPs per run")):
-        old, new = plan[name]["old"], plan[name]["new"]
-        table.add_row(label, amount(old), amount(new), share(old, new))
+        if name in plan:
+            old, new = plan[name]["old"], plan[name]["new"]
+            table.add_row(label, amount(old), amount(new), share(old, new))
     for label, (before, after) in (files or {}).items():
         if before is not None and after is not None:
             table.add_row(label, file_size(before), file_size(after), share(before, after))
     return table
+
+
+def _layer_words(layer: Data) -> str:
+    """An inserted layer in a few words: what it is, on how many channels."""
+    parts = []
+    if "layer" in layer:
+        kernel = "x".join(map(str, layer.get("kernel", ())))
+        parts.append(" ".join(p for p in ("depthwise" * layer.get("depthwise", False), layer["layer"], kernel) if p))
+    if "block" in layer:
+        hidden = f"{layer['block']} of {layer['hidden']} channels" if "hidden" in layer else layer["block"]
+        parts.append(" ".join(p for p in (hidden, "x".join(map(str, layer.get("kernel", ())))) if p))
+    if "activation" in layer:
+        a, b = layer["start"]
+        parts.append(f"{a:g}x + {b:g}·{layer['activation']}")
+    return f"{', '.join(parts)} on {whole(layer['channels'])}"
 
 
 def skipped_lines(plan: Data) -> list[str]:
@@ -56,7 +79,7 @@ def skipped_lines(plan: Data) -> list[str]:
     skipped = [(name, why) for name, why in plan["skipped"].items() if not _is_input(name)]
     lines = [f"not grown: {name}: {_first(why.split('; '))}" for name, why in skipped[:SHOWN_SKIPPED]]
     if len(skipped) > SHOWN_SKIPPED:
-        where = "--report" if "kernels" in plan else "`onnxgrow inspect`"
+        where = "--report" if any(key in plan for key in ("kernels", "layers", "folds")) else "`onnxgrow inspect`"
         lines.append(f"not grown: {len(skipped) - SHOWN_SKIPPED} more; {where} lists them")
     return lines
 
@@ -103,18 +126,28 @@ def inspection_table(inspection: Data, *, show_all: bool = False) -> Table:
             _text(_names(s["readers"])),
             amount(s["parameters_per_channel"]),
             amount(s["flops_per_channel"]),
-            Text("yes", "green") if s["growable"] else _text(f"no: {_first(s['reasons'])}"),
+            _growable(s),
         )
     return table
+
+
+def _growable(channel_set: Data) -> Text:
+    if not channel_set["growable"]:
+        return _text(f"no: {_first(channel_set['reasons'])}")
+    ways = channel_set.get("residual", ())
+    return Text(f"with --residual ({' or '.join(ways)})", "cyan") if ways else Text("yes", "green")
 
 
 def inspection_lines(inspection: Data, *, show_all: bool = False) -> list[str]:
     """Totals below the table."""
     sets = inspection["sets"]
     written = [s for s in sets if s["writers"]]
+    residual = ""
+    if any(s.get("residual") for s in sets):
+        residual = f", {inspection['growable_weights_with_residual']} with --residual"
     lines = [
         f"{sum(s['growable'] for s in written)} of {len(written)} written channel sets can grow; "
-        f"{inspection['growable_weights']} of {inspection['linear_weights']} linear weights growable",
+        f"{inspection['growable_weights']} of {inspection['linear_weights']} linear weights growable" + residual,
         f"{amount(inspection['parameters'])} parameters, {amount(inspection['flops'])} FLOPs per run at "
         + (
             ", ".join(f"{n}:{'x'.join(map(str, d)) or 'scalar'}" for n, d in inspection["input_shapes"].items())
@@ -124,7 +157,7 @@ def inspection_lines(inspection: Data, *, show_all: bool = False) -> list[str]:
     hidden = 0 if show_all else sum(not s["writers"] for s in sets)
     if hidden:
         lines.append(f"{hidden} more that no weight writes; --all shows them")
-    return lines
+    return lines + [f"note: {note}" for note in inspection.get("notes", ())]
 
 
 def _table(first: str) -> Table:
@@ -155,4 +188,4 @@ def _first(reasons: Sequence[str]) -> str:
 
 
 def _is_input(name: str) -> bool:
-    return name.startswith("input of ")
+    return name.startswith("input of ") or "/input of " in name

@@ -26,18 +26,22 @@ def alive_words(alive: Sequence[Data]) -> str:
     if measured:
         living = sum(1 for a in measured if a["alive"] > 0)
         channels = sum(a["channels"] for a in measured)
-        parts.append(f"{living} of {_several(len(measured), 'set')} can learn")
-        parts.append(
-            f"{whole(sum(a['alive'] for a in measured))} of {_several(channels, 'new channel')} get a gradient"
-        )
+        parts.append(f"{living} of {_several(len(measured), _unit(measured))} can learn")
+        noun = "new channel" if _unit(measured) == "set" else "channel"
+        parts.append(f"{whole(sum(a['alive'] for a in measured))} of {_several(channels, noun)} get a gradient")
     if len(measured) < len(alive):
-        parts.append(f"not measured whether {_several(len(alive) - len(measured), 'set')} can learn")
+        parts.append(f"not measured whether {_several(len(alive) - len(measured), _unit(alive))} can learn")
     return ", ".join(parts)
+
+
+def _unit(alive: Sequence[Data]) -> str:
+    """What the results are about: channel sets, or inserted layers."""
+    return "layer" if all(a.get("unit") == "layer" for a in alive) else "set"
 
 
 def conclusion(report: Data, name: str) -> str:
     """The last line of a success: the verdict, what it is about, and why it can be believed."""
-    if report["verdict"] == "changed":
+    if report["verdict"] == "changed" and report["change"] is not None:
         return (
             f"changed: {name}: outputs change by {figure(report['change'])} of their scale, "
             f"{figure(report['max_change'])} was allowed"
@@ -54,12 +58,17 @@ def conclusion(report: Data, name: str) -> str:
         parts.append(f"in ONNX Runtime on {runtime.get('provider', '?')} {_outputs(runtime)}")
     if report["alive"]:
         parts.append(alive_words(report["alive"]))
+    if report["verdict"] == "changed":
+        name += f": the interface, by request: {_grown_outputs(report)}; old entries are unchanged"
     return f"{report['verdict']}: {name}" + (f": {'; '.join(parts)}" if parts else "")
 
 
 def refusal(report: Data) -> tuple[str, str]:
     """Reason and hint for a verdict that is not good enough."""
-    if report["verdict"] == "changed":
+    if report["verdict"] == "changed" and not all(o["allowed"] for o in report.get("outputs", ())):
+        named = next(o["name"] for o in report.get("outputs", ()) if not o["allowed"])
+        return f"the interface changed: {_grown_outputs(report)}", f"where that is wanted, name it: --outputs {named}"
+    if report["verdict"] == "changed" and report["change"] is not None:
         change = f"outputs change by {figure(report['change'])} of their scale"
         if report["max_change"] is None:
             return change, "the growth was inexact by request; say with --max-change how much is allowed"
@@ -71,6 +80,11 @@ def refusal(report: Data) -> tuple[str, str]:
             note = f" ({report['notes'][0]})" if report["notes"] else ""
             return f"{report['verdict']}; {tier['name']} {tier['status']}{detail}{note}", ""
     return report["verdict"] + (f": {report['notes'][0]}" if report["notes"] else ""), ""
+
+
+def _grown_outputs(report: Data) -> str:
+    outputs = report.get("outputs", ())
+    return ", ".join(f"output {o['name']}, axis {o['axis']}, {o['old']} to {o['new']}" for o in outputs)
 
 
 def _accounting(f: Data) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxgrow.rules import (  # noqa: F401 - importing a family registers its rules
+    attention,
     conv,
     einsum,
     elementwise,
@@ -13,6 +14,7 @@ from onnxgrow.rules import (  # noqa: F401 - importing a family registers its ru
     movement,
     normalization,
     pooling,
+    quantization,
     recurrent,
     reduction,
     resampling,

@@ -59,17 +59,21 @@ class Declarations:
     Attributes:
         linears: Its weights.
         contractions: Pairs of (input, axis) of computed values that are multiplied and summed over.
+        summed: Position in ``contractions`` → the innermost factor of that axis, where only it is summed over.
         fills: Input index → value of new entries of a constant operand that is no weight.
         attributes: Attribute name → its new value (None: remove it), given the growth.
         operands: Input index → wanted integer operand, given the growth and the operand's value without a change
             (None: the input is absent, or its value is not known); returns None or an equal array to leave it.
+        statistics: (input, axis, why it cannot simply grow) of axes that statistics are taken over.
     """
 
     linears: list[LinearUse] = field(default_factory=list)
     contractions: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
+    summed: dict[int, Term] = field(default_factory=dict)
     fills: dict[int, float] = field(default_factory=dict)
     attributes: dict[str, AttributeUpdate] = field(default_factory=dict)
     operands: dict[int, Operand] = field(default_factory=dict)
+    statistics: list[tuple[int, int, str]] = field(default_factory=list)
 
 
 class NodeContext:
@@ -204,8 +208,13 @@ class NodeContext:
         """Declare input ``index`` a weight."""
         self.said.linears.append(LinearUse(self.node, index, tuple(out_axes), tuple(in_axes), data))
 
-    def contraction(self, a: tuple[int, int], b: tuple[int, int]) -> None:
-        """Declare that two computed values, (input, axis) each, are multiplied and summed over an axis."""
+    def contraction(self, a: tuple[int, int], b: tuple[int, int], over: Term | None = None) -> None:
+        """Declare that two computed values, (input, axis) each, are multiplied and summed over an axis.
+
+        Only over its innermost factor where ``over`` is given.
+        """
+        if over is not None:
+            self.said.summed[len(self.said.contractions)] = over
         self.said.contractions.append((a, b))
 
     def fill(self, index: int, value: float) -> None:
@@ -219,6 +228,10 @@ class NodeContext:
     def operand(self, index: int, update: Operand) -> None:
         """Declare an integer operand that follows the growth."""
         self.said.operands[index] = update
+
+    def statistic(self, index: int, axis: int, why: str) -> None:
+        """Declare that a statistic is taken over an axis of an input: it grows in special ways only, if at all."""
+        self.said.statistics.append((index, axis, why))
 
     def size(self, term: Term, growth: Growth) -> int:
         """Size of an axis after the growth."""

@@ -42,7 +42,7 @@ def einsum(op: NodeContext) -> Sequence[Terms | None]:
         for c in summed:
             where = [(i, o.index(c)) for i, o in enumerate(operands) if c in o]
             if len(operands) == len(where) == 2 and not weights:
-                op.contraction(*where)
+                op.contraction(where[0], where[1])
             else:
                 op.freeze([letters[c]], "it is summed over")
     return [[letters[c] for c in result]]

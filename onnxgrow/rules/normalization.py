@@ -1,4 +1,4 @@
-"""Normalisations. An axis over which statistics are taken cannot grow by appending; the others can.
+"""Normalisations. An axis over which statistics are taken cannot simply grow by appending; the others can.
 
 Spec: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html and its neighbours.
 """
@@ -58,15 +58,17 @@ def group_normalization(op: NodeContext) -> Sequence[Terms | None]:
     return [list(x)]
 
 
-@register("LayerNormalization", "RMSNormalization")
+@register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def layer_normalization(op: NodeContext) -> Sequence[Terms | None]:
     """Over the axes from ``axis`` on."""
     x = op.terms(0)
     first = op.axis(int(op.attr("axis", -1)), len(x))
-    op.freeze(x[first:], NORMALISED, first)
-    for i in range(1, len(op.inputs)):
+    for axis in range(first, len(x)):
+        op.statistic(0, axis, NORMALISED)
+    for i, value in ((1, 1.0), (2, 0.0)):
         if op.has(i):
             broadcast(op, [op.terms(i), x])
+            op.fill(i, value)
     statistics = [*x[:first], *[op.forest.one() for _ in x[first:]]]
     return [list(x)] + [list(statistics) for _ in op.node.outputs[1:]]
 
@@ -91,7 +93,7 @@ def mean_variance_normalization(op: NodeContext) -> Sequence[Terms | None]:
 def lp_normalization(op: NodeContext) -> Sequence[Terms | None]:
     """Over one axis."""
     x = op.terms(0)
-    op.freeze_axis(x, op.axis(int(op.attr("axis", -1)), len(x)), NORMALISED)
+    op.statistic(0, op.axis(int(op.attr("axis", -1)), len(x)), NORMALISED)
     return [list(x)]
 
 

@@ -1,4 +1,4 @@
-"""Reductions: a reduced axis cannot grow, the others pass through.
+"""Reductions: a reduced axis grows in special ways at most, the others pass through.
 
 Spec: https://onnx.ai/onnx/operators/onnx__ReduceSum.html and its neighbours.
 """
@@ -33,19 +33,22 @@ def reduce(op: NodeContext) -> Sequence[Terms | None]:
     given = op.ints("axes", 1)
     if not given:
         given = [] if op.attr("noop_with_empty_axes", 0) else list(range(len(x)))
-    return [_collapse(op, x, [op.axis(a, len(x)) for a in given])]
+    axes = [op.axis(a, len(x)) for a in given]
+    for axis in axes:
+        op.statistic(0, axis, REDUCED)
+    return [_collapse(op, x, axes)]
 
 
 @register("ArgMax", "ArgMin")
 def arg(op: NodeContext) -> Sequence[Terms | None]:
     """Over one axis."""
     x = op.terms(0)
-    return [_collapse(op, x, [op.axis(int(op.attr("axis", 0)), len(x))])]
+    axis = op.axis(int(op.attr("axis", 0)), len(x))
+    op.freeze_axis(x, axis, REDUCED)
+    return [_collapse(op, x, [axis])]
 
 
 def _collapse(op: NodeContext, x: Terms, axes: list[int]) -> Terms:
-    for axis in axes:
-        op.freeze_axis(x, axis, REDUCED)
     keep = bool(op.attr("keepdims", 1))
     return [op.forest.one() if i in axes else t for i, t in enumerate(x) if keep or i not in axes]
 

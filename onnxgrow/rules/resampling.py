@@ -1,6 +1,6 @@
-"""Resize and Upsample: an axis whose scale is exactly 1 passes through, the others do not grow.
+"""Resize and Upsample: an axis whose scale is exactly 1 passes through, the others do not grow. GridSample, RoiAlign.
 
-Spec: https://onnx.ai/onnx/operators/onnx__Resize.html
+Spec: https://onnx.ai/onnx/operators/onnx__Resize.html and its neighbours.
 """
 
 from __future__ import annotations
@@ -61,3 +61,14 @@ def _scales(op: NodeContext, axes: Sequence[int]) -> dict[int, float]:
     # Scales computed from data: channels in front of two or more spatial axes are not interpolated by any exporter,
     # but only the op's own operand could prove it.
     return {}
+
+
+@register("GridSample", "RoiAlign")
+def sample(op: NodeContext) -> Sequence[Terms | None]:
+    """Every channel of [batch, channels, …] is read at the same positions, which are data."""
+    x, sizes = op.terms(0), op.out_shape()
+    for i in range(len(op.inputs)):
+        if op.has(i):
+            op.freeze([t for a, t in enumerate(op.terms(i)) if i or a != 1], "it holds or counts positions")
+    positions = op.fresh_all(sizes, "it counts positions")
+    return [[positions[0], x[1], *positions[2:]]]

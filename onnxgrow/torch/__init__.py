@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
         raise
     raise EnvironmentFault("torch", "PyTorch is not installed", "pip install 'onnxgrow[torch]'") from None
 
+from onnxgrow.torch.checkpoint import NameMap, UnmatchedError, export_checkpoint
 from onnxgrow.torch.export import ExportCheck, check_export, export_for_growth
 from onnxgrow.torch.groups import EntryRates, new_entries, param_groups
 from onnxgrow.torch.module import Coverage, OnnxModule
@@ -23,8 +24,11 @@ __all__ = [
     "Coverage",
     "EntryRates",
     "ExportCheck",
+    "NameMap",
     "OnnxModule",
+    "UnmatchedError",
     "check_export",
+    "export_checkpoint",
     "export_for_growth",
     "grow_average",
     "grow_optimizer",

@@ -131,7 +131,7 @@ class EntryRates:
             (1 − β₁) / √(1 − β₂) times the rate, 3.2 for the usual values. Exact up to Adam's ε.
 
     Raises:
-        UsageError: ``adam_steps`` with another optimizer, or no growth map.
+        UsageError: ``adam_steps`` with another optimizer, no growth map, or parameters that FSDP has shared out.
     """
 
     def __init__(
@@ -149,6 +149,8 @@ class EntryRates:
             raise UsageError("adam_steps", f"{type(optimizer).__name__} has no bias correction to give to new entries")
         masks = new_entries(module, _map_of(module, growth_map))
         parameters = dict(module.named_onnx_parameters())
+        if any(hasattr(parameter, "full_tensor") for parameter in parameters.values()):
+            raise UsageError("EntryRates", "the parameters are shared out among processes", "use it with DDP, not FSDP")
         self._masked: list[tuple[nn.Parameter, Tensor]] = [(parameters[name], mask) for name, mask in masks.items()]
         self._before: list[Tensor] = []
         self._optimizer = optimizer

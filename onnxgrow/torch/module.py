@@ -93,6 +93,7 @@ class OnnxModule(nn.Module):
         self._keys: list[str] = []
         for leaf in self._source.found.leaves:
             self._keys.append(self._place(leaf))
+        self._paths = [key.split(".") for key in self._keys]
         constants = _Scope()
         for index, (_, tensor) in enumerate(self._source.program.constants):
             constants.register_buffer(f"c{index}", tensor, persistent=False)
@@ -172,13 +173,15 @@ class OnnxModule(nn.Module):
         return ".".join([*path, last])
 
     def _leaf(self, index: int) -> Tensor:
-        *path, last = self._keys[index].split(".")
+        *path, last = self._paths[index]
         scope: nn.Module = self
         for part in path:
             child = scope._modules[part]
             assert child is not None
             scope = child
-        value: Tensor = getattr(scope, last)
+        value = scope._parameters.get(last)
+        if value is None:
+            value = getattr(scope, last)
         return value
 
     def named_onnx_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -255,9 +258,13 @@ class OnnxModule(nn.Module):
 
         Raises:
             UsageError, EnvironmentFault: The file cannot be written; nothing is left behind.
+            UsageError: The parameters are shared out among processes (FSDP).
             UnsupportedError: The model is too large for a ``ModelProto`` (give a path).
         """
         leaves = self._source.found.leaves
+        if any(hasattr(self._leaf(index), "full_tensor") for index in range(len(leaves))):
+            hint = "load the whole state into an OnnxModule of its own, as tools/train_distributed.py does"
+            raise UsageError("to_onnx", "the parameters are shared out among processes", hint)
         model = self._source.written((leaf, self._leaf(index)) for index, leaf in enumerate(leaves))
         if path is None:
             return onnx.ModelProto.FromString(save_bytes(model))

@@ -19,6 +19,7 @@ import onnxgrow.torch.ops  # noqa: F401 # registers the kernels
 from onnxgrow.concrete.values import dims_of
 from onnxgrow.errors import GrowError, UnsupportedError
 from onnxgrow.torch.control import CONTROL
+from onnxgrow.torch.fusion import Fusion, find_fusions
 from onnxgrow.torch.leaves import Leaf, all_graphs, constant_values
 from onnxgrow.torch.registry import Context, HostOp, HostValue, Kernel, NodeSpec, Op, as_array, find_host, find_op
 from onnxgrow.torch.tensors import DTYPES, to_torch
@@ -242,8 +243,13 @@ class Builder:
         for value in graph.inputs:
             if value.name not in graph.initializers:
                 block.inputs.append(self.define(block, value))
+        fusions = find_fusions(graph, self._number, self._rank)
+        absorbed = {node for fusion in fusions.values() for node in fusion.absorbed}
         for node in graph:
-            self._node(block, node)
+            if node in fusions:
+                self._fused(block, node, fusions[node])
+            elif node not in absorbed:
+                self._node(block, node)
         block.outputs = [self.read(block, value) for value in graph.outputs]
         kept = set(block.outputs)
         dying: dict[int, list[int]] = {}
@@ -253,6 +259,27 @@ class Builder:
         for index, slots in dying.items():
             block.steps[index] = block.steps[index]._replace(free=tuple(slots))
         return block
+
+    def _number(self, value: ir.Value | None) -> float | None:
+        """A constant of one entry that is never trained."""
+        if value is None or value in self._whole or any((u.node, u.idx) in self._sites for u in value.uses()):
+            return None
+        tensor = self.constant(value)
+        return float(tensor) if tensor is not None and tensor.numel() == 1 and tensor.is_floating_point() else None
+
+    def _rank(self, value: ir.Value | None) -> int | None:
+        """Rank of a stored constant of floating-point numbers."""
+        tensor = value.const_value if value is not None else None
+        return len(dims_of(tensor)) if tensor is not None and tensor.dtype.is_floating_point() else None
+
+    def _fused(self, block: Block, node: ir.Node, fusion: Fusion) -> None:
+        """Emit one kernel for a chain of nodes."""
+        inputs = []
+        for reader, index in fusion.inputs:
+            value = reader.inputs[index]
+            assert value is not None
+            inputs.append(self.read(block, value, site=(reader, index)))
+        self._emit(block, node, fusion.kernel, False, tuple(inputs), None)
 
     def spec(self, node: ir.Node) -> NodeSpec:
         """What a kernel's builder sees of a node."""

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrow.concrete.values import constants, dims_of
-from onnxgrow.growth_map import METADATA_KEY, Axes, GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import CONTENTS, MERGED, METADATA_KEY, Axes, GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.io.carry import Carried, Frame, frame_of, model_carried
 from onnxgrow.io.digest import model_digest, tensor_digest
 from onnxgrow.verify.certificate.equality import (
@@ -24,6 +24,7 @@ from onnxgrow.verify.certificate.equality import (
     value_difference,
 )
 from onnxgrow.verify.certificate.formulas import OPERAND
+from onnxgrow.verify.contents import content_difference
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 
 __all__ = ["MAX_FINDINGS", "account"]
@@ -205,7 +206,28 @@ class _Account:
                 # Old files list every initializer as an input, too; such an input has the shape of its tensor.
                 stored = a.name in self.original.graph.initializers and a.name in self.map.tensors
                 axes = self.map.tensors[a.name].axes if stored and a.name else {}
+                if what == "outputs" and a.name in self.map.outputs:
+                    axes = self._output_axes(a.name)
                 self.expect(_value_difference(a, b, axes), a.name or "")
+        self._outputs_are_listed()
+
+    def _output_axes(self, name: str) -> Axes:
+        growth = self.map.values.get(name)
+        return {} if growth is None else growth.axes
+
+    def _outputs_are_listed(self) -> None:
+        """An output grows only where the map says so in so many words, and says so only of what grew."""
+        names = [v.name or "" for v in self.grown.graph.outputs]
+        for name in names:
+            growth = self.map.values.get(name)
+            if name not in self.map.outputs and any(not m.is_identity for m in self._output_axes(name).values()):
+                self.fault(name, "a graph output that grew, which the growth map does not list under its outputs")
+            listed = growth if name in self.map.outputs else None
+            if listed is not None and (listed.of not in ("", name) or listed.factor != 1):
+                self.fault(name, "a graph output that grew has to stand for itself, unscaled")
+        for name in self.map.outputs:
+            if name not in names or not self._output_axes(name):
+                self.fault(name, "listed among the outputs that grew, but it is none, or did not grow")
 
     # Nodes.
 
@@ -325,13 +347,26 @@ class _Account:
                 self.fault(name, "its bytes are not those the growth map was made for (sha256)")
             of = growth.of or name
             old = old_tensors.get(of)
+            if growth.formula in CONTENTS:
+                self._new_tensor(name, growth, new)
+                continue
             if old is None:
                 if growth.of:
                     self.fault(name, f"stands for {of!r}, which the original does not have")
-                elif growth.formula != OPERAND:
+                elif growth.formula != OPERAND and (growth.formula != MERGED or self.map.exact):
                     self.fault(name, "a new tensor that stands for none of the original")
                 continue
             self._listed_tensor(name, growth, old, new)
+
+    def _new_tensor(self, name: str, growth: TensorGrowth, new: ir.TensorProtocol) -> None:
+        """A tensor of an inserted layer: nothing else reads it, and the map says every entry of it."""
+        if growth.of or growth.axes or self._in_original(name):
+            self.fault(name, f"its formula {growth.formula!r} is one of new tensors, but it stands for an old one")
+        readers = {_key(node) for node in self.grown.graph if name in _names(node)}
+        outside = sorted(readers - self.inserted)
+        if outside or name in {v.name for v in self.grown.graph.outputs}:
+            self.fault(name, f"a new tensor that something old reads: {', '.join(outside) or 'a graph output'}")
+        self.expect(content_difference(growth, new), name)
 
     def _listed_tensor(self, name: str, growth: TensorGrowth, old: ir.TensorProtocol, new: ir.TensorProtocol) -> None:
         if old.dtype != new.dtype:
@@ -353,7 +388,8 @@ class _Account:
                 self.fault(name, "the growth map lists a value that no node of the result makes")
             if (growth.of or name) not in known:
                 self.fault(name, f"stands for {growth.of or name!r}, which the original does not have")
-            if growth.of in ("", name) and all(axis.is_identity for axis in growth.axes.values()):
+            same = growth.of in ("", name) and growth.factor == 1
+            if same and all(axis.is_identity for axis in growth.axes.values()):
                 self.fault(name, "the growth map lists a value that did not grow")
 
 

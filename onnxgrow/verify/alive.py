@@ -15,21 +15,25 @@ moved, which has to show in the graph's outputs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.growth_map import GrowthMap, SetGrowth
+from onnxgrow.growth_map import ZERO, GrowthMap, SetGrowth
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
-from onnxgrow.verify.float64.kernels.dtype import to_float64
-from onnxgrow.verify.float64.kernels.registry import Array
+from onnxgrow.verify.float64.kernels.pieces import Change, Derived, Large, is_float, pieces
+from onnxgrow.verify.float64.kernels.quantize import straight_through
+from onnxgrow.verify.float64.kernels.registry import Array, Call
+from onnxgrow.verify.float64.marks import Marks, draws, new_marks
 from onnxgrow.verify.float64.prepared import Prepared, prepare
 from onnxgrow.verify.float64.rerandomise import tensors_of
 from onnxgrow.verify.float64.restrict import axes_of, old_region
 from onnxgrow.verify.report import AliveResult
-from onnxgrow.verify.sites import Layout, Site, entries
+from onnxgrow.verify.sites import Layout, Site
 
 __all__ = ["check"]
 
@@ -101,9 +105,12 @@ class _Probe:
             "down": prepare(model, self._moved(writers, seed, -1.0, reading=False)),
             "readers": prepare(model, self._moved(readers, seed + 1, 1.0, reading=True)),
         }
+        for prepared in self.runs.values():
+            _through_rounding(prepared)
         self.active: dict[Site, Array] = {}
         self.passing: dict[Site, Array] = {}
         self.old_active: dict[Site, bool] = {}
+        self.reading: dict[str, bool] = {}
         self.outputs_moved = False
 
     def _sites(self, s: SetGrowth) -> list[Site]:
@@ -114,27 +121,34 @@ class _Probe:
             sites = [site for piece in pieces for site in self.layout.reading_sites(piece)]
             # pieces of a weight that was shared may read other sets
             found += [site for site in sites if site.value in arrived] if len(pieces) > 1 else sites
-        return found or contractions
+        ends = ((name, axis) for name in self.growth_map.outputs if name in arrived for axis in self._grown_axes(name))
+        return found or contractions or [Site("", name, axis) for name, axis in ends]
 
-    def _moved(self, names: Iterable[str], seed: int, sign: float, reading: bool) -> dict[str, Array]:
+    def _grown_axes(self, name: str) -> list[int]:
+        return [axis for axis, m in axes_of(name, self.growth_map).items() if not m.is_identity]
+
+    def _moved(self, names: Iterable[str], seed: int, sign: float, reading: bool) -> dict[str, Large]:
         """The named tensors with new entries moved by a probe: those that read new channels, or those that write some.
 
         Writers keep the zeros by which old outputs ignore new inputs, so that nothing old moves.
         """
-        found = {}
+        found: dict[str, Large] = {}
         for index, name in enumerate(sorted(names)):
-            growth, tensor = self.growth_map.tensors.get(name), self.tensors.get(name)
-            array = None if tensor is None else to_float64(tensor.numpy())
-            if growth is None or array is None or array.dtype != np.float64 or not array.size:
+            growth, array = self.growth_map.tensors.get(name), self._array(name)
+            if growth is None or array is None or not is_float(array.dtype) or not (array.size and array.ndim):
                 continue
             writing = self.layout.writing_axes(name, growth, array.ndim)
             written = {axis: m for axis, m in growth.axes.items() if axis in writing}
-            mask = entries(array.shape, growth.axes, writing) if reading else entries(array.shape, written)
-            draws = np.random.Generator(np.random.Philox(key=seed * 100_003 + index))
-            probe = draws.uniform(0.5, 1.0, array.shape) * (2 * draws.integers(0, 2, array.shape) - 1)
-            scale = float(np.max(np.abs(array[np.isfinite(array)]), initial=0.0)) or 1.0
-            found[name] = array + mask * probe * (sign * STEP * scale)
+            marks = new_marks(array.shape, growth.axes, writing) if reading else new_marks(array.shape, written)
+            found[name] = Derived(array, _moved(marks, seed * 100_003 + index, sign * STEP * _scale(array)))
         return found
+
+    def _array(self, name: str) -> Array | None:
+        """A weight; integers, which are scaled on their way, as numbers that a probe can move."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return None
+        return tensor.numpy().astype(np.float32) if tensor.dtype.is_integer() else tensor.numpy()
 
     def _moved_least(self) -> float:
         """Relative change that counts as movement. Raises NoFloat64Error where rounding hides the probes."""
@@ -160,6 +174,7 @@ class _Probe:
             apart = np.abs(u - d) > 1e-6 * np.maximum(rise, fall)
             passing = ((rise > least * scale) & (fall > least * scale) & apart).any(axis=1)
             active = (np.abs(a) > 0).any(axis=1) if site.reader else np.zeros(len(a), bool)
+            active &= ~self._zero(site, len(a))  # roundings of what is zero are no activity
             nothing = np.zeros(len(a), bool)
             self.active[site] = self.active.get(site, nothing) | active
             self.passing[site] = self.passing.get(site, nothing) | passing
@@ -167,6 +182,13 @@ class _Probe:
         for old, new in zip(seen["base"][1], moved, strict=not self.outputs_moved):
             found = difference(old, new)
             self.outputs_moved |= bool(found.fault) or found.relative > least
+
+    def _zero(self, site: Site, count: int) -> Array:
+        """Which of ``count`` new channels are claimed, and so proved, to be zero at a site."""
+        if site.axis < 0:
+            return np.zeros(count, bool)
+        new = [s for s in axes_of(site.value, self.growth_map)[site.axis].segments if s.is_new]
+        return np.array([s.fact == ZERO for s in new for _ in range(s.length)])
 
     def _source(self, site: Site) -> Array:
         """Old index of each line of :meth:`_channels`; a contraction counts as one new channel."""
@@ -215,6 +237,8 @@ class _Probe:
 
     @staticmethod
     def _note(site: Site, through_readers: bool) -> str:
+        if site.axis >= 0 and not site.reader:
+            return f"moving its writers moves the graph output {site.value}"
         if not site.reader:
             return f"moving its writers moves {site.value}; all channels together"
         side = "readers" if through_readers else "writers"
@@ -222,18 +246,51 @@ class _Probe:
 
     def _writes(self, writer: str) -> bool:
         """Whether a writer's entries that make new channels hold anything but zeros."""
-        growth, tensor = self.growth_map.tensors.get(writer), self.tensors.get(writer)
-        if growth is None or tensor is None:
+        growth, array = self.growth_map.tensors.get(writer), self._array(writer)
+        if growth is None or array is None:
             return False
-        array = to_float64(tensor.numpy())
         writing = self.layout.writing_axes(writer, growth, array.ndim)
-        return bool(np.any(array[entries(array.shape, {a: m for a, m in growth.axes.items() if a in writing})]))
+        return new_marks(array.shape, {a: m for a, m in growth.axes.items() if a in writing}).any_in(array)
 
     def _reads(self, reader: str) -> bool:
         """Whether a reader's entries that combine old outputs with new inputs hold anything but zeros."""
-        growth, tensor = self.growth_map.tensors.get(reader), self.tensors.get(reader)
-        if growth is None or tensor is None:
-            return False
-        array = to_float64(tensor.numpy())
-        writing = self.layout.writing_axes(reader, growth, array.ndim)
-        return bool(np.any(array[entries(array.shape, growth.axes, writing)]))
+        if reader not in self.reading:
+            growth, array = self.growth_map.tensors.get(reader), self._array(reader)
+            self.reading[reader] = (
+                growth is not None
+                and array is not None
+                and new_marks(array.shape, growth.axes, self.layout.writing_axes(reader, growth, array.ndim)).any_in(
+                    array
+                )
+            )
+        return self.reading[reader]
+
+
+def _through_rounding(prepared: Prepared) -> None:
+    """Let every QuantizeLinear pass small movements on, as training does."""
+    for node in prepared.order:
+        if node.op_type == "QuantizeLinear" and node.domain in ("", "ai.onnx"):
+            opset = prepared.opsets.get("", 1)
+            prepared.compiled[node] = partial(_straight, node, opset)
+
+
+def _straight(node: ir.Node, opset: int, inputs: Sequence[Any]) -> tuple[Array, ...]:
+    return straight_through(Call(node, opset, tuple(inputs)))
+
+
+def _moved(marks: Marks, seed: int, step: float) -> Change:
+    """Marked entries moved by half of ``step`` to all of it, in one direction or the other."""
+
+    def change(values: Array, rows: npt.NDArray[np.intp]) -> Array:
+        bits = draws(marks.shape, rows, seed)
+        size = 0.5 + (bits & np.uint32(0xFFFFFF)) * 2.0**-25
+        moved: Array = values + marks.at(rows) * np.where(bits >> np.uint32(31), size, -size) * step
+        return moved
+
+    return change
+
+
+def _scale(array: Array) -> float:
+    """Largest finite magnitude; 1.0 where there is none."""
+    largest = (float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x))) for _, x in pieces(array))
+    return max(largest, default=0.0) or 1.0

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxgrow.concrete.infer import Concrete
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.interpreter import topological
-from onnxgrow.verify.float64.restrict import axes_of, counterparts, origins
+from onnxgrow.verify.float64.restrict import axes_of, counterparts, factor_of, origins
 from onnxgrow.verify.runtime import Pair
 
 __all__ = ["compared_pairs"]
@@ -39,6 +39,8 @@ def compared_pairs(original: ir.Model, grown: ir.Model, growth_map: GrowthMap, c
         for value in node.outputs:
             of = stands_for.get(value.name or "")
             if of is None or not value.name or {value.name, of} & outputs or not kinds[value].comparable:
+                continue
+            if factor_of(value.name, growth_map) != 1:  # judged in float64, and by what it leads to
                 continue
             if value.name not in concrete.shapes:  # sequences and optionals, and what only a run can tell
                 continue

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["AliveResult", "Finding", "Report", "TierResult", "TierStatus", "Verdict"]
+__all__ = ["AliveResult", "Finding", "GrownOutput", "Report", "TierResult", "TierStatus", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -64,6 +64,7 @@ class AliveResult:
         alive: Number of them that get a gradient (through their reader or writer weights); None if not measured.
         note: How it was found, or why it could not be.
         hopeless: Whether no input could wake it: both sides are zero. A set that is merely off on these inputs is not.
+        unit: What it is about: a channel ``set``, or an inserted ``layer``, whose channels are those it reads.
     """
 
     name: str
@@ -71,11 +72,34 @@ class AliveResult:
     alive: int | None
     note: str = ""
     hopeless: bool = False
+    unit: str = "set"
+
+
+@dataclass(frozen=True)
+class GrownOutput:
+    """A graph output that grew, by request: a change of the interface.
+
+    Attributes:
+        name: The output.
+        axis: The axis that grew.
+        old, new: Its size before and after.
+        allowed: Whether whoever asked for the verification named the output.
+    """
+
+    name: str
+    axis: int
+    old: int
+    new: int
+    allowed: bool
 
 
 @dataclass(frozen=True)
 class Report:
-    """All evidence of one verification. ``to_json`` gives plain data."""
+    """All evidence of one verification. ``to_json`` gives plain data.
+
+    With ``outputs`` the verdict is at best ``changed``; where ``change`` is None then, every tier passed for the old
+    entries of these outputs and for all other outputs.
+    """
 
     verdict: Verdict
     tiers: tuple[TierResult, ...] = ()
@@ -84,15 +108,18 @@ class Report:
     max_change: float | None = None
     frozen: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    outputs: tuple[GrownOutput, ...] = ()
 
     @property
     def ok(self) -> bool:
         """True for a verdict that may be written and exits with 0."""
         if self.verdict is Verdict.EQUIVALENT:
             return True
-        if self.verdict is not Verdict.CHANGED or self.change is None or self.max_change is None:
+        if self.verdict is not Verdict.CHANGED or not all(o.allowed for o in self.outputs):
             return False
-        return self.change <= self.max_change
+        if self.change is None:
+            return bool(self.outputs) and all(t.status is TierStatus.PASSED for t in self.tiers)
+        return self.max_change is not None and self.change <= self.max_change
 
     def tier(self, name: str) -> TierResult | None:
         return next((t for t in self.tiers if t.name == name), None)
@@ -113,9 +140,17 @@ class Report:
                 for t in self.tiers
             ],
             "alive": [
-                {"name": a.name, "channels": a.channels, "alive": a.alive, "note": a.note, "hopeless": a.hopeless}
+                {
+                    "name": a.name,
+                    "channels": a.channels,
+                    "alive": a.alive,
+                    "note": a.note,
+                    "hopeless": a.hopeless,
+                    "unit": a.unit,
+                }
                 for a in self.alive
             ],
             "frozen": [dict(f) for f in self.frozen],
             "notes": list(self.notes),
+            "outputs": [asdict(o) for o in self.outputs],
         }

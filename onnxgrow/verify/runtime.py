@@ -2,8 +2,9 @@
 
 First without graph optimisations, where every computed value is compared (a saturated output hides a fault in front of
 it), then fully optimised, where the outputs are. The bound of each value is ten times the noise floor, measured by
-moving the original's float inputs, or where there are none its weights, by one unit in the last place; at least ten
-machine epsilons of the value's scale.
+moving the original's float inputs by one unit in the last place; at least ten machine epsilons of the value's scale.
+Where there are no such inputs, and for a second look at what is out of bounds, its weights move, and its sums are
+regrouped (:mod:`onnxgrow.verify.regroup`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from onnxgrow.growth_map import AxisMap, GrowthMap
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.restrict import old_region
 from onnxgrow.verify.noise import moved_inputs, moved_weights
+from onnxgrow.verify.regroup import regrouped
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 from onnxgrow.verify.sessions import (
     ModelSource,
@@ -209,9 +211,10 @@ class _Level:
                     floors[name] = max(floors[name], relative)
 
     def _varied(self, draw: int) -> RuntimeSession:
-        """The original with its weights moved; kept for the other feeds."""
+        """The original with its weights moved and its sums regrouped; kept for the other feeds."""
         if draw not in self.varied:
-            self.varied[draw] = self._open(_with_outputs(moved_weights(self.source, self.seed + draw), self.extra))
+            varied = regrouped(moved_weights(self.source, self.seed + draw), self.seed + draw)
+            self.varied[draw] = self._open(_with_outputs(varied, self.extra))
         return self.varied[draw]
 
     def _compare(

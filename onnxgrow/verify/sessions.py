@@ -99,11 +99,13 @@ class ModelSource:
         model: Bytes, or the path of a file (needed above 2 GB).
         folder: Where external data lies; for bytes that refer to it.
         weights: Initializers that lie in memory and that the bytes only refer to, by name.
+        kept: What the files that the bytes refer to live as long as.
     """
 
     model: bytes | Path
     folder: Path | None = None
     weights: Mapping[str, Any] = field(default_factory=dict)
+    kept: object = None
 
     @classmethod
     def of(cls, model: bytes | str | os.PathLike[str] | ModelSource) -> ModelSource:
@@ -127,7 +129,7 @@ class ModelSource:
             data = skeleton.proto.SerializeToString()
         except ValueError as e:
             raise UnsupportedError("model", f"its graph is too large for ONNX Runtime: {one_line(e)}") from e
-        return cls(data, Path(skeleton.folder) if skeleton.folder else None, skeleton.weights)
+        return cls(data, Path(skeleton.folder) if skeleton.folder else None, skeleton.weights, skeleton.spill)
 
     def array(self, tensor: onnx.TensorProto) -> Any:
         """The data of an initializer of :meth:`proto`, wherever it lies."""
@@ -147,7 +149,7 @@ class ModelSource:
         """A variation of this model that reads the same external data."""
         external = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
         weights = {name: x for name, x in self.weights.items() if name in external}
-        return ModelSource(proto.SerializeToString(), self.folder, weights)
+        return ModelSource(proto.SerializeToString(), self.folder, weights, self.kept)
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ def open_session(source: ModelSource, provider: str, *, optimised: bool, strict:
             raise
     if cuda and CUDA not in session.get_providers():
         raise EnvironmentFault("provider cuda", "ONNX Runtime fell back to the CPU", "verify with provider cpu")
-    return RuntimeSession(session, provider, _assignment(session), borrowed)
+    return RuntimeSession(session, provider, _assignment(session), [*borrowed, source.kept])
 
 
 class RefusedError(Exception):

@@ -5,22 +5,22 @@ The alive check looks at these places, and moves only entries on the axes that a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.growth_map import AxisMap, GrowthMap, TensorGrowth
+from onnxgrow.growth_map import GrowthMap, TensorGrowth
 from onnxgrow.verify.float64.interpreter import values_read
-from onnxgrow.verify.float64.kernels.registry import Array
 from onnxgrow.verify.float64.prepared import Prepared
 from onnxgrow.verify.float64.restrict import Origin, axes_of, origins
 
-__all__ = ["Layout", "Site", "entries"]
+__all__ = ["Layout", "Site"]
 
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
+_LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul"})
+_ATTENTION = frozenset({"Attention", "MultiHeadAttention"})
 
 
 @dataclass(frozen=True)
@@ -28,28 +28,15 @@ class Site:
     """A value at which a channel set is read.
 
     Attributes:
-        reader: The weight that reads it; empty where another computed value does.
-        value: The activation with its new channels; for a contraction of two computed values, the contraction's result.
+        reader: The weight that reads it; empty where another computed value does, or the caller.
+        value: The activation with its new channels; for a contraction of two computed values, the contraction's result;
+            where only the caller reads it, the graph output.
         axis: The grown axis of ``value``; −1 for a contraction, whose result has no such axis.
     """
 
     reader: str
     value: str
     axis: int = -1
-
-
-def entries(shape: Sequence[int], axes: Mapping[int, AxisMap], old_on: Iterable[int] = ()) -> Array:
-    """Mask of the entries of a tensor that are new on one of ``axes``, less those that are new on axis ``old_on``."""
-    mask, excluded = np.zeros(shape, bool), np.zeros(shape, bool)
-    for axis, axis_map in axes.items():
-        line = [1] * len(shape)
-        line[axis] = shape[axis]
-        new = (axis_map.source() < 0).reshape(line)
-        if axis in old_on:
-            excluded |= new
-        else:
-            mask |= new
-    return mask & ~excluded
 
 
 class Layout:
@@ -65,6 +52,12 @@ class Layout:
             for v in (*prepared.graph.inputs, *prepared.graph.initializers.values(), *prepared.by_name.values())
         }
 
+        self._place = {node: i for i, node in enumerate(prepared.order)}
+        self._readers: dict[ir.Value, list[ir.Node]] = {}
+        for node in prepared.order:
+            for value in dict.fromkeys(values_read(node)):
+                self._readers.setdefault(value, []).append(node)
+        self._met: dict[str, list[tuple[ir.Node, ir.Value]]] = {}
         self.pieces: dict[str, list[str]] = {}
         for name, growth in growth_map.tensors.items():
             if growth.axes:
@@ -84,28 +77,38 @@ class Layout:
 
     def data_nodes(self, name: str) -> list[tuple[ir.Node, ir.Value]]:
         """Where a weight, transposed or cast on its way perhaps, first meets data: nodes, and the value they read."""
-        start = self.by_name.get(name)
-        reached, found = {start}, []
-        for node in self.prepared.order if start is not None else ():
-            read = [v for v in values_read(node) if v in reached]
-            if not read:
-                continue
-            if any(self.is_data(v) for v in values_read(node)):
-                found.append((node, read[0]))
-            else:
-                reached.update(node.outputs)
-        return found
+        if name not in self._met:
+            start, found = self.by_name.get(name), []
+            front = _Front(self._place, self._readers)
+            reached = set(front.reach([start] if start is not None else []))
+            for node in front:
+                read = values_read(node)
+                if any(self.is_data(v) for v in read):
+                    found.append((node, next(v for v in read if v in reached)))
+                else:
+                    reached.update(front.reach(node.outputs))
+            self._met[name] = found
+        return self._met[name]
 
     def writing_axes(self, name: str, growth: TensorGrowth, rank: int) -> set[int]:
         """The grown axes of a weight along which its node makes new channels, as opposed to reading them."""
         found: set[int] = set()
         for node, read in self.data_nodes(name):
-            if read.name == name and node.domain in ("", "ai.onnx"):
+            # what a body reads is no input of the node that runs it
+            if read.name == name and read in node.inputs and node.domain in ("", "ai.onnx"):
                 found |= set(growth.axes) & _writing(node, node.inputs.index(read), rank)
             else:
-                made = [m for v in node.outputs for m in axes_of(v.name or "", self.growth_map).values()]
-                found |= {axis for axis, axis_map in growth.axes.items() if axis_map in made}
+                made = self._layouts(node.outputs)
+                summed = self._layouts([v for v in node.inputs if v is not None and self.is_data(v)])
+                # Behind a Concat or a Slice a weight's own map is neither of the two.
+                own = {axis: axis_map.source().tobytes() for axis, axis_map in growth.axes.items()}
+                found |= {axis for axis, mine in own.items() if mine in made or mine not in summed}
         return found
+
+    def _layouts(self, values: Iterable[ir.Value]) -> set[bytes]:
+        """Where old entries lie on the grown axes of values, whatever is claimed of the new ones."""
+        maps = [m for v in values for m in axes_of(v.name or "", self.growth_map).values()]
+        return {m.source().tobytes() for m in maps}
 
     def reading_sites(self, reader: str) -> list[Site]:
         """The grown activations that a weight meets."""
@@ -127,16 +130,21 @@ class Layout:
         grown: set[ir.Value] = set()
         starts = {node for name in writers for node, _ in self.data_nodes(name)}
         contractions = []
-        for node in self.prepared.order:
+        front = _Front(self._place, self._readers, starts)
+        for node in front:
             inputs = [v for v in node.inputs if v is not None]
             reached = [v for v in inputs if v in grown]
-            if node in starts:
-                grown.update(v for v in node.outputs if axes_of(v.name or "", self.growth_map))
-            elif reached and node.op_type == "MatMul" and all(self.is_data(v) for v in inputs):
-                if any(self._summed(v, inputs.index(v)) for v in reached):
+            if node in starts or (reached and node.op_type not in _LINEAR):
+                made = [v for v in node.outputs if axes_of(v.name or "", self.growth_map)]
+                grown.update(front.reach(made))
+                if node.op_type in _ATTENTION and any(inputs.index(v) < 2 and self._summed(v, 0) for v in reached):
                     contractions.append(Site("", str(node.outputs[0].name)))
-            elif reached and node.op_type not in _LINEAR:
-                grown.update(v for v in node.outputs if axes_of(v.name or "", self.growth_map))
+            elif (
+                node.op_type in ("MatMul", "FusedMatMul")
+                and all(self.is_data(v) for v in inputs)
+                and any(self._summed(v, _side(node, inputs.index(v))) for v in reached)
+            ):
+                contractions.append(Site("", str(node.outputs[0].name)))
         return {v.name or "" for v in grown}, contractions
 
     def _summed(self, value: ir.Value, index: int) -> bool:
@@ -144,6 +152,44 @@ class Layout:
         shape = self.shapes.get(value.name or "", value.shape)
         rank = len(shape) if shape is not None else max(axes, default=0) + 1
         return (rank - 2 if index else rank - 1) in axes
+
+
+class _Front:
+    """Nodes that read what was reached, each once, in the order of evaluation; more may be reached on the way."""
+
+    def __init__(
+        self,
+        place: Mapping[ir.Node, int],
+        readers: Mapping[ir.Value, Sequence[ir.Node]],
+        starts: Iterable[ir.Node] = (),
+    ) -> None:
+        self._place, self._readers = place, readers
+        self._seen: set[ir.Node] = set()
+        self._waiting: list[tuple[int, ir.Node]] = []
+        self._add(starts)
+
+    def _add(self, nodes: Iterable[ir.Node]) -> None:
+        for node in nodes:
+            if node not in self._seen:
+                self._seen.add(node)
+                heapq.heappush(self._waiting, (self._place[node], node))
+
+    def reach(self, values: Iterable[ir.Value]) -> list[ir.Value]:
+        """The values again; the nodes that read them are now on the way."""
+        values = list(values)
+        for value in values:
+            self._add(self._readers.get(value, ()))
+        return values
+
+    def __iter__(self) -> Iterator[ir.Node]:
+        while self._waiting:
+            yield heapq.heappop(self._waiting)[1]
+
+
+def _side(node: ir.Node, index: int) -> int:
+    """On which side of a product an operand stands, once it is transposed as FusedMatMul may ask for."""
+    flag = node.attributes.get("transB" if index else "transA")
+    return index ^ int(flag is not None and bool(flag.as_int()))
 
 
 def _writing(node: ir.Node, index: int, rank: int) -> set[int]:

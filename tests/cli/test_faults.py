@@ -60,7 +60,7 @@ def fail_with(error):
 def test_a_failure_during_verification_leaves_nothing(error, code, mlp, folder, onnxgrow, monkeypatch):
     """Then the result is already written as a temporary file."""
     before = listing(folder)
-    monkeypatch.setattr("onnxgrow.api.prove", fail_with(error))
+    monkeypatch.setattr("onnxgrow.passes.base.prove", fail_with(error))
     outcome = onnxgrow("widen", mlp, "--report", "r.json")
     assert outcome.code == code
     assert "Traceback" not in outcome.err
@@ -69,7 +69,7 @@ def test_a_failure_during_verification_leaves_nothing(error, code, mlp, folder, 
 
 
 def test_debug_shows_the_traceback_before_the_line(mlp, onnxgrow, monkeypatch):
-    monkeypatch.setattr("onnxgrow.api.prove", fail_with(RuntimeError("surprise")))
+    monkeypatch.setattr("onnxgrow.passes.base.prove", fail_with(RuntimeError("surprise")))
     outcome = onnxgrow("widen", mlp, "--debug")
     assert outcome.code == 70
     assert "Traceback" in outcome.err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnxgrow.errors import UnsupportedError, UsageError
-from onnxgrow.init import Key, OldWeight, fill, fill_block, is_elementwise, scheme_names
+from onnxgrow.init import Key, OldWeight, fill, fill_ranges, is_elementwise, scheme_names
 from onnxgrow.init.registry import find, register
 
 KEY = Key(seed=7, generation=2, tensor="conv1.weight")
@@ -29,6 +29,11 @@ GOLDEN = {
 def drawn(scheme: str, shape: tuple[int, ...] = (6, 4, 3), key: Key = KEY, **changes: object) -> np.ndarray:
     arguments: dict[str, object] = {"fan_in": 12, "fan_out": 18, "gain": 2.0, "old": OLD} | changes
     return fill(scheme, shape, key=key, **arguments)  # type: ignore[arg-type]  # a mixed dictionary
+
+
+def ranges_of(scheme: str, ranges: list[range], dtype: type, **changes: float) -> np.ndarray:
+    arguments: dict[str, float] = {"fan_in": 12, "fan_out": 18, "gain": 2.0} | changes
+    return fill_ranges(scheme, (6, 4, 3), ranges, dtype, key=KEY, old=OLD, **arguments)  # type: ignore[arg-type]  # a mixed dictionary
 
 
 def test_every_scheme_has_a_recorded_result() -> None:
@@ -67,24 +72,33 @@ def test_spread_is_the_papers(scheme: str, sigma: float) -> None:
 
 
 @pytest.mark.parametrize("scheme", [s for s in scheme_names() if is_elementwise(s)])
-def test_blocks_of_any_size_are_slices_of_the_whole(scheme: str) -> None:
-    whole = drawn(scheme).reshape(-1)
-    for size in (1, 5, 7, 32, 72):
-        blocks = [
-            fill_block(
-                scheme,
-                (6, 4, 3),
-                start=start,
-                count=min(size, 72 - start),
-                fan_in=12,
-                fan_out=18,
-                gain=2.0,
-                key=KEY,
-                old=OLD,
-            )
-            for start in range(0, 72, size)
-        ]
-        assert np.array_equal(np.concatenate(blocks), whole), size
+def test_ranges_of_any_size_are_slices_of_the_whole(scheme: str) -> None:
+    for dtype in (np.float16, np.float32, np.float64):
+        whole = ranges_of(scheme, [range(72)], dtype)
+        assert whole.dtype == dtype
+        for size in (1, 5, 7, 32, 72):
+            parts = [range(start, min(start + size, 72)) for start in range(0, 72, size)]
+            assert np.array_equal(ranges_of(scheme, parts, dtype), whole), size
+            assert np.array_equal(np.concatenate([ranges_of(scheme, [p], dtype) for p in parts]), whole), size
+        assert ranges_of(scheme, [], dtype).shape == (0,)
+
+
+@pytest.mark.parametrize("scheme", [s for s in scheme_names() if is_elementwise(s)])
+def test_double_values_are_those_of_the_whole_fill_and_single_ones_as_large(scheme: str) -> None:
+    double = ranges_of(scheme, [range(72)], np.float64)
+    assert np.array_equal(double, drawn(scheme).reshape(-1))
+    single = ranges_of(scheme, [range(72)], np.float32).astype(np.float64)
+    if scheme in ("copy", "zeros"):
+        assert np.array_equal(single, double)
+    else:
+        assert single.std() == pytest.approx(double.std(), rel=0.4)
+        assert not np.any(single == double.astype(np.float32))
+
+
+@pytest.mark.parametrize("gain", [1e-38, 1e-44, 1e35])
+def test_sizes_that_single_precision_cannot_hold_are_drawn_in_double(gain: float) -> None:
+    values = ranges_of("kaiming", [range(72)], np.float32, gain=gain)
+    assert np.array_equal(values, drawn("kaiming", gain=gain).astype(np.float32).reshape(-1))
 
 
 @pytest.mark.parametrize("step", [1, 7, 50])
@@ -106,13 +120,13 @@ def test_another_key_changes_every_value(scheme: str, other: Key) -> None:
 def test_a_scheme_that_needs_the_whole_tensor_gives_no_blocks() -> None:
     assert not is_elementwise("orthogonal")
     with pytest.raises(UnsupportedError, match="whole"):
-        fill_block("orthogonal", (2, 2), start=0, count=1, fan_in=2, fan_out=2, gain=1.0, key=KEY)
+        ranges_of("orthogonal", [range(1)], np.float32)
 
 
-@pytest.mark.parametrize(("start", "count"), [(-1, 2), (0, 5), (4, 1), (1, -1)])
-def test_a_block_outside_the_tensor_is_refused(start: int, count: int) -> None:
+@pytest.mark.parametrize("outside", [range(-1, 1), range(73), range(72, 73), range(0, 4, 2)])
+def test_a_range_outside_the_tensor_is_refused(outside: range) -> None:
     with pytest.raises(UsageError, match=r"conv1\.weight"):
-        fill_block("zeros", (2, 2), start=start, count=count, fan_in=2, fan_out=2, gain=1.0, key=KEY)
+        ranges_of("zeros", [range(2), outside], np.float32)
 
 
 @pytest.mark.parametrize(

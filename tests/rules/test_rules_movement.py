@@ -65,6 +65,11 @@ CASES = [
     image("Pad of opset 18 with axes", "a = Pad(h, p, , at)", opset=18, p=ints(1, 1, 1, 1), at=ints(2, -1)),
     image("Pad that reflects", 'a = Pad <mode = "reflect"> (h, p)', p=ints(0, 0, 1, 1, 0, 0, 1, 1)),
     image("Resize by scales", "a = Resize(h, , scales)", scales=np.array([1, 1, 2, 2], np.float32)),
+    image(
+        "GridSample",
+        "a = GridSample(h, grid)",
+        grid=np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 2)).astype(np.float32),
+    ),
     image("Resize by sizes", "a = Resize(h, , , sizes)", sizes=ints(2, 4, 8, 8)),
     image("Resize of opset 10", "a = Resize(h, scales)", opset=10, scales=np.array([1, 1, 2, 2], np.float32)),
     image("Upsample of opset 9", "a = Upsample(h, scales)", opset=9, scales=np.array([1, 1, 2, 2], np.float32)),
@@ -147,6 +152,35 @@ CASES = [
         "(float[2,5,6] x) => (float[2,6,3] y) { h = MatMul(x, wa) e = Expand(token, to) a = Concat <axis = 1> (e,"
         " h) y = MatMul(a, wb) }",
         {**AB, "token": (1, 1, 8), "to": ints(2, 1, 8)},
+    ),
+    Case(
+        "groups normalised by Reshape and InstanceNormalization",
+        "(float[2,3,8,8] x) => (float[2,5,8,8] y) { h = Conv(x, wa) r = Reshape(h, groups)"
+        " n = InstanceNormalization(r, ones, zeros) b = Reshape(n, back) s = Mul(b, scale) a = Add(s, shift)"
+        " y = Conv(a, wb) }",
+        {
+            "wa": (8, 3, 1, 1),
+            "wb": (5, 8, 1, 1),
+            "groups": ints(0, 2, -1),
+            "back": ints(2, 8, 8, 8),
+            "ones": np.ones(2, np.float32),
+            "zeros": np.zeros(2, np.float32),
+            "scale": (8, 1, 1),
+            "shift": (8, 1, 1),
+        },
+        ("wa/outer",),
+    ),
+    Case(
+        "a constant first state joined to the input, as in a convolutional recurrent cell",
+        "(float[2,3,8,8] x) => (float[2,5,8,8] y) { j = Concat <axis = 1> (x, state) h = Conv(j, wa) u = Tanh(h)"
+        " k = Concat <axis = 1> (x, u) g = Conv(k, wc) v = Tanh(g) y = Conv(v, wb) }",
+        {
+            "wa": (4, 7, 1, 1),
+            "wc": (4, 7, 1, 1),
+            "wb": (5, 4, 1, 1),
+            "state": np.zeros((2, 4, 8, 8), np.float32),
+        },
+        ("wa", "wc"),
     ),
     Case(
         "an outer product of the channels with themselves",

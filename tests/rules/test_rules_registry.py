@@ -61,6 +61,8 @@ def test_a_rule_is_not_found_before_its_first_version() -> None:
 def test_every_rule_is_for_an_op_that_exists() -> None:
     """A rule under a misspelt name would silently leave its op frozen."""
     known = {(s.domain, s.name) for s in onnx.defs.get_all_schemas_with_history()}
+    # ONNX Runtime's optimiser writes it without a domain.
+    known.add(("", "SimplifiedLayerNormalization"))
     standard = [key for key in covered() if key[0] in ("", "ai.onnx", "ai.onnx.ml")]
     assert len(standard) > 120
     assert [key for key in standard if key not in known] == []

@@ -71,3 +71,52 @@ def test_the_torture_notices_a_writer_that_is_not_atomic(tmp_path: Path, monkeyp
     monkeypatch.setattr(torture_save.time, "monotonic", iter(range(0, 10**6, 10)).__next__)
     monkeypatch.setattr(torture_save.time, "sleep", lambda _: subprocess.run(["sleep", "0.5"], check=True))
     assert torture_save.torture(tmp_path, kills=1, megabytes=0.1)["lost"] == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_writers_in_a_crowd_leave_a_whole_model(tmp_path: Path) -> None:
+    from tools.torture_save import crowd
+
+    seen = crowd(tmp_path, writers=4, rounds=4, megabytes=0.2)
+    assert seen["whole"]
+    assert all(seen[bad] == 0 for bad in ("mixed", "failed", "lost", "stale")), seen
+
+
+@linux
+def test_a_full_and_a_read_only_disk_leave_the_old_model(tmp_path: Path) -> None:
+    from tools.torture_save import full_disk, make_sources, mounted, read_only
+
+    sources = make_sources(tmp_path, megabytes=0.5)
+    with mounted(tmp_path / "full", 1.25) as disk:
+        if disk is None:
+            pytest.skip("this process may not mount a file system")
+        seen = full_disk(disk, sources, steps=5)
+    assert seen["refused"] >= 2
+    assert seen["written"] >= 1
+    assert all(seen[bad] == 0 for bad in ("harmed", "mixed", "stale")), seen
+    with mounted(tmp_path / "read-only", 4) as disk:
+        assert disk is not None
+        seen = read_only(disk, sources)
+    assert seen == {"refused": 1, "written": 0, "harmed": 0, "stale": 0}
+
+
+@linux
+def test_the_file_trace_knows_offences() -> None:
+    from tools.trace_files import offences
+
+    home = Path("/work")
+    calls = {
+        'openat(AT_FDCWD, "m.onnx", O_RDONLY) = 3': False,
+        'openat(AT_FDCWD, "/work/sub/w", O_RDONLY) = 3': False,
+        'openat(AT_FDCWD, "/usr/lib/x.so", O_RDONLY) = 3': False,
+        'openat(AT_FDCWD, "../secret", O_RDONLY) = 3': True,
+        'openat(AT_FDCWD, "/work/../secret", O_RDONLY) = 3': True,
+        'renameat(AT_FDCWD, "/work/a", AT_FDCWD, "/secret") = 0': True,
+        'unlink("/secret") = 0': True,
+        'stat("/secret", 0x0) = 0': False,
+        "socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) = 3": True,
+        "socket(AF_UNIX, SOCK_STREAM, 0) = 3": False,
+        "connect(3, {sa_family=AF_INET6, sin6_port=htons(443)}, 28) = 0": True,
+    }
+    for call, wrong in calls.items():
+        assert bool(offences([f"17 {call}"], home, {"/usr/lib"})) == wrong, call

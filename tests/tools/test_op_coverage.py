@@ -63,14 +63,14 @@ def test_writing_restores_the_table_and_keeps_the_text_around_it(
 
 @same_onnx
 def test_an_operator_has_a_rule_or_a_reason_and_not_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(op_coverage.REASONS, ("", "Attention"))
-    with pytest.raises(ValueError, match="neither a rule nor a reason: Attention"):
+    monkeypatch.delitem(op_coverage.REFUSALS, ("", "Det"))
+    with pytest.raises(ValueError, match="neither a rule nor a reason: Det"):
         op_coverage.coverage()
-    monkeypatch.setitem(op_coverage.REASONS, ("", "Attention"), "it is fused")
-    monkeypatch.setitem(op_coverage.REASONS, ("", "Conv"), "it is not")
+    monkeypatch.setitem(op_coverage.REFUSALS, ("", "Det"), "it is fused")
+    monkeypatch.setitem(op_coverage.REFUSALS, ("", "Conv"), "it is not")
     with pytest.raises(ValueError, match="both a rule and a reason: Conv"):
         op_coverage.coverage()
-    monkeypatch.delitem(op_coverage.REASONS, ("", "Conv"))
-    monkeypatch.setitem(op_coverage.REASONS, ("", "Konv"), "it is misspelt")
+    monkeypatch.delitem(op_coverage.REFUSALS, ("", "Conv"))
+    monkeypatch.setitem(op_coverage.REFUSALS, ("", "Konv"), "it is misspelt")
     with pytest.raises(ValueError, match="does not know it: Konv"):
         op_coverage.coverage()

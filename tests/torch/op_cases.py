@@ -76,6 +76,10 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+def signed(*shape: int) -> np.ndarray:
+    return (np.arange(np.prod(shape)) * 37 % 255 - 127).astype(np.int8).reshape(shape)
+
+
 def floats(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
@@ -293,6 +297,22 @@ CASES: list[Case] = [
         {"hidden_size": 5},
         outputs=3,
     ),
+    *[
+        Case(
+            "DynamicQuantizeLSTM",
+            [
+                *((3, 2, 4), signed(d, 4, 20), signed(d, 5, 20), (d, 40)),
+                *(None, (d, 2, 5), (d, 2, 5), None, floats(*[0.01] * d), np.full(d, 3, np.int8)),
+                *(floats(*[0.02] * d), np.zeros(d, np.int8)),
+            ],
+            {"hidden_size": 5, **a},
+            outputs=3,
+            domain="com.microsoft",
+            fixed=(8, 10),
+            smooth=False,
+        )
+        for d, a in ((1, {}), (2, {"direction": "bidirectional"}))
+    ],
     # attention
     Case("MultiHeadAttention", [(2, 3, 8), (2, 5, 8), (2, 5, 8)], {"num_heads": 2}, domain="com.microsoft"),
     Case("Attention", [(2, 3, 8), (8, 24), (24,)], {"num_heads": 2}, domain="com.microsoft"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -94,3 +95,31 @@ def test_two_processes_train_one_model(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert validation_loss(out) == pytest.approx(min(r["validation_loss"] for r in rows_of(curves)), abs=1e-5)
+
+
+def test_curves_go_to_tensorboard_where_it_is_installed(tmp_path, monkeypatch):
+    shown = []
+
+    class Writer:
+        def __init__(self, folder):
+            assert folder == str(tmp_path / "board")
+
+        def add_scalar(self, name, value, epoch):
+            shown.append((name, epoch))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    options = [str(MODEL), "--epochs", "1", "--tensorboard", str(tmp_path / "board")]
+    assert retrain.main([*options, "-o", str(tmp_path / "a.onnx")]) == 0
+    assert {("train_loss", 1), ("accuracy", 0), ("accuracy", 1)} <= set(shown)
+    assert ("train_loss", 0) not in shown, "there is none before the first epoch"
+
+
+def test_a_missing_tensorboard_is_said_before_anything_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    out = tmp_path / "a.onnx"
+    assert retrain.main([str(MODEL), "--epochs", "1", "-o", str(out), "--tensorboard", str(tmp_path)]) == 5
+    assert "TensorBoard is not installed" in capsys.readouterr().err
+    assert not out.exists()

@@ -11,7 +11,7 @@ from by_hand import appended, grow, grown_cnn, grown_mlp, mlp, set_weight, text_
 
 from onnxgrow.growth_map import GrowthMap, SetGrowth
 from onnxgrow.verify.alive import check
-from onnxgrow.verify.sites import entries
+from onnxgrow.verify.float64.marks import new_marks
 
 RNG = np.random.default_rng(5)
 X = {"x": RNG.normal(size=(16, 6)).astype(np.float32)}
@@ -152,9 +152,11 @@ def test_nothing_grew_nothing_is_reported() -> None:
 
 def test_entries_can_be_limited_to_what_reads_or_what_writes() -> None:
     axes = {0: appended(2, 3), 1: appended(1, 2)}
-    assert np.array_equal(entries((3, 2), axes), [[False, True], [False, True], [True, True]])
-    assert np.array_equal(entries((3, 2), {0: axes[0]}), [[False, False], [False, False], [True, True]])
-    assert np.array_equal(entries((3, 2), axes, {0}), [[False, True], [False, True], [False, False]])
+    rows = np.arange(3)
+    assert np.array_equal(new_marks((3, 2), axes).at(rows), [[False, True], [False, True], [True, True]])
+    assert np.array_equal(new_marks((3, 2), {0: axes[0]}).at(rows), [[False, False], [False, False], [True, True]])
+    assert np.array_equal(new_marks((3, 2), axes, {0}).at(rows), [[False, True], [False, True], [False, False]])
+    assert np.array_equal(new_marks((3, 2), axes).at(rows[2:]), [[True, True]])
 
 
 ATTENTION = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,N] y) {

@@ -47,7 +47,7 @@ class _Layer:
 
 
 def _layer(op: NodeSpec) -> _Layer:
-    kind = op.node.op_type
+    kind = op.node.op_type.removeprefix("DynamicQuantize")
     directions = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[
         op.attr("direction", "forward")
     ]
@@ -131,13 +131,19 @@ def _fused(layer: _Layer, x: Tensor, w: Tensor, r: Tensor, b: Tensor, states: Se
     return [y.reshape(t, n, len(layer.directions), -1).transpose(1, 2), *last]
 
 
+def _times(weight: Tensor) -> Function:
+    return lambda t: t @ weight.t()
+
+
 def _unrolled(
     layer: _Layer,
     x: Tensor,
     weights: tuple[Tensor, Tensor, Tensor, Tensor | None],
     states: Sequence[Tensor],
     lengths: Tensor | None,
+    products: Callable[[int], tuple[Function, Function]] | None = None,
 ) -> list[Tensor]:
+    """Step by step; ``products`` says how inputs are multiplied by W and R of a direction, if not as usual."""
     w, r, b, p = weights
     steps, batch = x.shape[:2]
     if lengths is None:
@@ -146,11 +152,13 @@ def _unrolled(
     for d, backward in enumerate(layer.directions):
         half = b.shape[1] // 2
         state: State = tuple(s[d] for s in states)
-        projected = x @ w[d].t() + b[d, :half]
+        by_w, by_r = (_times(w[d]), _times(r[d])) if products is None else products(d)
+        projected = by_w(x) + b[d, :half]
         hs: list[Tensor] = [state[0]] * steps
         for t in reversed(range(steps)) if backward else range(steps):
             alive = (t < lengths)[:, None]
-            new = _cell(layer, layer.functions[d], projected[t], state, r[d], b[d, half:], None if p is None else p[d])
+            peepholes = None if p is None else p[d]
+            new = _cell(layer, layer.functions[d], projected[t], state, r[d], b[d, half:], peepholes, by_r)
             # A sequence that has ended keeps its state and gives zeros.
             state = tuple(torch.where(alive, a, o) for a, o in zip(new, state, strict=True))
             hs[t] = torch.where(alive, new[0], torch.zeros_like(new[0]))
@@ -160,14 +168,21 @@ def _unrolled(
 
 
 def _cell(
-    layer: _Layer, functions: Sequence[Function], x: Tensor, state: State, r: Tensor, b: Tensor, p: Tensor | None
+    layer: _Layer,
+    functions: Sequence[Function],
+    x: Tensor,
+    state: State,
+    r: Tensor,
+    b: Tensor,
+    p: Tensor | None,
+    by_r: Function,
 ) -> State:
     def clipped(t: Tensor) -> Tensor:
         return t if layer.clip is None else t.clamp(-layer.clip, layer.clip)
 
     f, h = functions[0], state[0]
     if layer.kind == "RNN":
-        return (f(clipped(x + h @ r.t() + b)),)
+        return (f(clipped(x + by_r(h) + b)),)
     if layer.kind == "GRU":
         size = h.shape[-1]
         gates = x[:, : 2 * size] + h @ r[: 2 * size].t() + b[: 2 * size]
@@ -179,9 +194,64 @@ def _cell(
         new = functions[1](clipped(x[:, 2 * size :] + inner))
         return ((1 - z) * new + z * h,)
     c = state[1]
-    i, o, forget, cell = (x + h @ r.t() + b).chunk(4, -1)
+    i, o, forget, cell = (x + by_r(h) + b).chunk(4, -1)
     pi, po, pf = (0.0, 0.0, 0.0) if p is None else p.chunk(3, -1)
     i = f(clipped(i + pi * c))
     forget = 1 - i if layer.couple else f(clipped(forget + pf * c))
     c = forget * c + i * functions[1](clipped(cell))
     return f(clipped(o + po * c)) * functions[2](c), c
+
+
+@register("DynamicQuantizeLSTM", domain="com.microsoft", weights=(3, 7), foldable=False)
+def dynamic_quantize_lstm(op: NodeSpec) -> Kernel:
+    """An LSTM whose W [D, I, 4·H] and R [D, H, 4·H] are integers, and whose inputs are rounded to 8 bits as they come.
+
+    The weights are not trained; gradients pass the rounding of the inputs as if it were not there (straight-through),
+    so that what lies before the layer goes on learning.
+    Spec: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.DynamicQuantizeLSTM
+    """
+    layer = _layer(op)
+
+    def run(
+        x: Tensor,
+        w: Tensor,
+        r: Tensor,
+        b: Tensor | None,
+        lengths: Tensor | None,
+        h: Tensor | None,
+        c: Tensor | None,
+        p: Tensor | None,
+        w_scale: Tensor,
+        w_zero: Tensor,
+        r_scale: Tensor,
+        r_zero: Tensor,
+    ) -> Any:
+        hidden = r.shape[1]
+        zeros = x.new_zeros(len(layer.directions), x.shape[1], hidden)
+        states = [zeros if h is None else h, zeros if c is None else c]
+        bias = x.new_zeros(len(layer.directions), 8 * hidden) if b is None else b
+
+        def products(d: int) -> tuple[Function, Function]:
+            return _quantised(w[d], w_scale[d], w_zero[d]), _quantised(r[d], r_scale[d], r_zero[d])
+
+        y, *last = _unrolled(layer, x, (w, r, bias, p), states, lengths, products)
+        return y if op.outputs == 1 else (y, *last)[: op.outputs]
+
+    return run
+
+
+def _quantised(weight: Tensor, scale: Tensor, zero: Tensor) -> Function:
+    """The product of inputs, rounded to 8 bits, with an integer matrix [I, 4·H]; sums are exact, as with integers."""
+    exact = weight.double() - zero.double()
+
+    def product(t: Tensor) -> Tensor:
+        low, high = t.detach().min().clamp(max=0.0), t.detach().max().clamp(min=0.0)
+        step = (high - low) / 255.0
+        step = torch.where(step == 0, torch.ones_like(step), step)
+        offset = torch.round((-low / step).clamp(0, 255))
+        rounded = (torch.round(t.detach() / step) + offset).clamp(0, 255) - offset
+        straight = t / step
+        integers = rounded + (straight - straight.detach())
+        return (integers.double() @ exact).to(t.dtype) * (step * scale)
+
+    return product

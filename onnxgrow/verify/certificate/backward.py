@@ -24,6 +24,9 @@ Box = tuple[IntArray | None, ...]
 
 _DEPTH = 300
 
+_NO_ZERO = frozenset((ir.DataType.UNDEFINED, ir.DataType.STRING, ir.DataType.FLOAT8E8M0))
+"""Types in which there is no number zero."""
+
 
 def is_zero(side: Side, name: str, box: Box, tally: Tally, depth: int = 0) -> bool:
     """Whether a value of the model is exactly zero (of either sign) at every combination of the box's indices.
@@ -100,6 +103,10 @@ class _Question:
 
 def _same(q: _Question) -> bool:
     return q.ask(0, q.box)
+
+
+def _cast(q: _Question) -> bool:
+    return q.int_attribute("to", 0) not in _NO_ZERO and _same(q)
 
 
 def _every(q: _Question) -> bool:
@@ -239,12 +246,24 @@ def _conv(q: _Question) -> bool:
     return q.box[1] is not None and q.ask(1, weight) and q.ask(2, [q.box[1]])
 
 
+def _dequantize(q: _Question) -> bool:
+    """What was quantised with the same zero point is asked for: that zero becomes the zero point and back."""
+    entry = q.side.producer.get(input_name(q.node, 0))
+    if entry is None or entry[0].op_type != "QuantizeLinear" or q.side.domain(entry[0]) or q.side.is_function(entry[0]):
+        return False
+    if input_name(entry[0], 2) != input_name(q.node, 2):
+        return False
+    return is_zero(q.side, input_name(entry[0], 0), q.box, q._tally, q._depth)
+
+
 _HANDLERS: dict[str, Callable[[_Question], bool]] = {
     **dict.fromkeys((*KEEP_ZERO, "Identity"), _same),
     **dict.fromkeys(("Add", "Sub", "Sum", "Max", "Min", "Mean"), _every),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    "Cast": _cast,
     "Concat": _concat,
     "Conv": _conv,
+    "DequantizeLinear": _dequantize,
     "Div": _first,
     "Expand": _first,
     "Gather": _gather,

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.concrete.infer import Concrete
-from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import COPY, GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate.axis import AxisTable
+from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, removed_over
 from onnxgrow.verify.certificate.claims import Claims
+from onnxgrow.verify.certificate.combinations import Combinations, Pattern
 from onnxgrow.verify.certificate.compare import Tally, compare_constants, compare_values, zero_slabs
 from onnxgrow.verify.certificate.equality import attributes_difference, function_difference
 from onnxgrow.verify.certificate.facts import prove_facts
 from onnxgrow.verify.certificate.formulas import FORMULAS, OPERAND
 from onnxgrow.verify.certificate.pair import Pair
-from onnxgrow.verify.certificate.readers import ArrayReader, Reader
+from onnxgrow.verify.certificate.readers import ArrayReader, Reader, everything
 from onnxgrow.verify.certificate.registry import checker_for
 from onnxgrow.verify.certificate.side import (
     Side,
@@ -104,6 +108,8 @@ class _Run:
         concrete_new: Concrete,
     ) -> None:
         self.map = growth_map
+        self.inserted = frozenset(growth_map.inserted)
+        self.removed = frozenset(growth_map.removed)
         self.old = Side(original, concrete_old)
         self.new = Side(grown, concrete_new)
         self.claims = Claims(growth_map, self.old, self.new, AxisTable())
@@ -113,6 +119,7 @@ class _Run:
         self.ways: Counter[str] = Counter()
         self.outputs_proved = 0
         self._relations: dict[tuple[str, str], Proved] = {}
+        self.combinations = Combinations(self.new)
 
     def fault(self, subject: str, reason: str) -> None:
         self.findings.append(Finding(subject, reason))
@@ -201,7 +208,9 @@ class _Run:
         growth = self.map.tensors.get(name)
         formula = growth.formula if growth is not None else ""
         if formula == OPERAND:
-            self._known(name, of)
+            self._known(name, of, stored=True)
+            if isinstance(self.states[name], Proved):
+                prove_facts(self._proved(name), self._combined)
             return
         claim = self.claims.claim(name, of)
         self._assume(claim)
@@ -216,7 +225,7 @@ class _Run:
             self.states[name] = Proved(claim, self._slabs(new, claim))
         else:
             self._compare(claim, new, old)
-        prove_facts(self._proved(name))
+        prove_facts(self._proved(name), self._combined)
         self.ways["constant"] += 1
 
     def _proved(self, name: str) -> Proved:
@@ -228,13 +237,16 @@ class _Run:
         return lambda: zero_slabs(reader, claim.axes, self.tally)
 
     def _compare(self, claim: Claim, new: Reader, old: Reader) -> None:
+        if claim.square != 1:
+            raise ProofError("its old entries are claimed to be multiplied, but it names no formula")
         difference = compare_constants(new, old, claim, self.tally)
         if difference:
             raise ProofError(difference)
         self.states[claim.name] = Proved(claim, self._slabs(new, claim))
 
-    def _known(self, name: str, of: str) -> bool:
-        """Prove a value whose number is known in both models; False where it is not known."""
+    def _known(self, name: str, of: str, *, stored: bool = False) -> bool:
+        """Prove a value whose number is known in both models; False where it is not known, or has to be proved as
+        what its node computes. ``stored`` says that no node computes it."""
         new, old = self.new.value(name), self.old.value(of)
         if new is None or old is None:
             return False
@@ -243,10 +255,10 @@ class _Run:
         except ProofError as fault:
             self.states[name] = Unrelated(str(fault))
             return True
-        if compare_values(new, old, claim):
+        if claim.square == 1 and compare_values(new, old, claim):
             self.states[name] = Proved(claim, self._slabs(ArrayReader(new), claim))
-        elif new.dtype.kind == "f" and not claim.identity:
-            # Sums over a grown axis are rounded in another order: the node itself has to be proved instead.
+        elif new.dtype.kind == "f" and not stored:
+            # Sums over a grown axis are rounded in another order, here or further up: the node itself has to be proved.
             return False
         else:
             self.states[name] = Unrelated(f"its known value differs from the original's ({_brief(old)}, {_brief(new)})")
@@ -288,7 +300,7 @@ class _Run:
                 self.ways["known value"] += 1
                 state = self.states[name]
                 if isinstance(state, Proved):
-                    prove_facts(state)
+                    prove_facts(state, self._combined)
                 elif self.claims.listed(name):
                     raise ProofError(f"the growth map lists it, but {state.reason}")
                 return True
@@ -300,10 +312,10 @@ class _Run:
                     self._compare(claim, new, old)
                 except ProofError:
                     # As above: what a node computes from constants may differ in its last bits, a stored tensor not.
-                    if new.dtype.kind == "f" and not claim.identity and self.new.producer.get(name):
+                    if new.dtype.kind == "f" and self.new.producer.get(name):
                         return False
                     raise
-                prove_facts(self._proved(name))
+                prove_facts(self._proved(name), self._combined)
                 self.ways["constant"] += 1
                 return True
         return False
@@ -315,6 +327,11 @@ class _Run:
             claims[index] = claim
         for claim in claims.values():
             self._assume(claim)
+        if _subject(node) in self.inserted and node.op_type in PROVABLE:
+            prove_inserted(node, claims[0], self.new, self.old, self._relate, self.claims.of)
+            self.ways[f"inserted {node.op_type}"] += 1
+            self._prove_claims(claims, {})
+            return
         original = self._original(pending)
         if original is None or (node.op_type, self.new.domain(node), node.overload) != (
             original.op_type,
@@ -346,15 +363,35 @@ class _Run:
         )
         checker(pair)
         self.ways[f"rule {node.op_type}"] += 1
-        self._prove_claims(claims, pair.zeros)
+        self._prove_claims(claims, pair.zeros, pair.squares)
 
-    def _prove_claims(self, claims: dict[int, Claim], zeros: dict[int, Callable[[], Zeros]]) -> None:
+    def _combined(self, value: Proved, fact: str, axis: int) -> bool:
+        """Whether the new entries of a value combine its old ones as claimed."""
+        claim = value.claim
+        if fact == COPY:
+            pattern = Pattern.copies(claim.axes[axis], claim.copies[axis])
+        else:
+            reader = self.old.reader(claim.weights) if claim.weights else None
+            if claim.weights and reader is None:
+                return False
+            weights = None if reader is None else reader.read(everything(reader)).astype(np.float64).reshape(-1)
+            pattern = Pattern.mean(claim.axes[axis], claim.mean[axis], weights)
+        return self.combinations.holds(claim.name, axis, pattern)
+
+    def _prove_claims(
+        self,
+        claims: dict[int, Claim],
+        zeros: dict[int, Callable[[], Zeros]],
+        squares: Mapping[int, Fraction] | None = None,
+    ) -> None:
         for index, claim in claims.items():
+            if claim.square != (squares or {}).get(index, 1):
+                raise ProofError("the factor claimed of its old entries is not the one that it gets")
             # Found now, while those of the inputs are there: asked for later, a deep network would recurse. Where
             # nothing grew there is nothing to be zero.
             state = Proved(claim, zeros[index]() if index in zeros and not claim.identity else {})
             self.states[claim.name] = state
-            prove_facts(state)
+            prove_facts(state, self._combined)
 
     def _original(self, pending: dict[int, str]) -> ir.Node | None:
         """The node of the original that makes all these values, at the same places; None where there is none."""
@@ -374,7 +411,7 @@ class _Run:
         if node.op_type != "Identity" or self.new.domain(node) or self.new.is_function(node):
             raise ProofError(f"{node.op_type} makes {claim.of!r}, which no such node of the original makes")
         state = self._relate(input_name(node, 0), claim.of)
-        if not all(a.same(b) for a, b in zip(state.axes, claim.axes, strict=True)):
+        if state.square != 1 or not all(a.same(b) for a, b in zip(state.axes, claim.axes, strict=True)):
             raise ProofError("its input's growth differs")
         self.ways["inserted Identity"] += 1
         self._prove_claims({0: claim}, {0: lambda: state.zeros})
@@ -429,6 +466,8 @@ class _Run:
         key = (name, of)
         if key in self._relations:
             return self._relations[key]
+        if isinstance(state, Proved) and state.identity and state.claim.of in removed_over(self.old, self.removed, of):
+            return state
         new, old = self.new.reader(name), self.old.reader(of)
         if new is None or old is None:
             if isinstance(state, Unrelated):
@@ -437,11 +476,13 @@ class _Run:
         if isinstance(state, Unrelated) and self.claims.of(name) == of:
             raise ProofError(f"reads {name!r}: {state.reason}")
         claim = self.claims.claim(name, of)
-        difference = compare_constants(new, old, claim, self.tally)
+        difference = "it is multiplied" if claim.square != 1 else compare_constants(new, old, claim, self.tally)
         if difference:
             raise ProofError(f"reads {name!r} where the original reads {of!r}: {difference}")
-        self._relations[key] = Proved(claim, self._slabs(new, claim))
-        return self._relations[key]
+        related = Proved(claim, self._slabs(new, claim))
+        prove_facts(related, self._combined)
+        self._relations[key] = related
+        return related
 
     # What it is all for.
 
@@ -452,7 +493,8 @@ class _Run:
             self._guard(name, self._output, name)
 
     def _output(self, name: str) -> None:
-        if not self._relate(name, name).identity:
+        related = self._relate(name, name)
+        if not related.identity and (name not in self.map.outputs or related.square != 1):
             raise ProofError("a graph output grew")
         self.outputs_proved += 1
 

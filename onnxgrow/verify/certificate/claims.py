@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
-from onnxgrow.growth_map import ZERO, Axes, GrowthMap
-from onnxgrow.verify.certificate.axis import Axis, AxisTable, Mask
+from onnxgrow.growth_map import COPY, MEAN, SCALED, ZERO, Axes, GrowthMap, TensorGrowth
+from onnxgrow.verify.certificate.axis import Axis, AxisTable, IntArray, Mask
+from onnxgrow.verify.certificate.factors import square_of
 from onnxgrow.verify.certificate.facts import unprovable
 from onnxgrow.verify.certificate.side import Side
 from onnxgrow.verify.certificate.state import Claim, ProofError
@@ -47,6 +50,8 @@ class Claims:
             raise ProofError(f"the growth map lists axis {stray[0]}, which does not exist")
         axes: list[Axis] = []
         zero: dict[int, Mask] = {}
+        mean: dict[int, Mask] = {}
+        copies: dict[int, IntArray] = {}
         for number, (size, old_size) in enumerate(zip(shape, old_shape, strict=True)):
             axis_map = listed.get(number)
             axis = self.table.identity(old_size) if axis_map is None else self.table.from_map(axis_map)
@@ -62,8 +67,22 @@ class Claims:
             for reason in (unprovable(segment) for segment in axis_map.segments):
                 if reason:
                     raise ProofError(reason)
-            if any(segment.fact == ZERO for segment in axis_map.segments):
-                zero[number] = np.concatenate(
-                    [np.full(s.length, s.is_new and s.fact == ZERO) for s in axis_map.segments]
+            facts = {segment.fact for segment in axis_map.segments if segment.is_new}
+            for fact, masks in ((ZERO, zero), (MEAN, mean)):
+                if fact in facts:
+                    masks[number] = np.concatenate(
+                        [np.full(s.length, s.is_new and s.fact == fact) for s in axis_map.segments]
+                    )
+            if COPY in facts:
+                copies[number] = np.concatenate(
+                    [np.full(s.length, s.source if s.fact == COPY else -1, np.int64) for s in axis_map.segments]
                 )
-        return Claim(name, of, shape, old_shape, tuple(axes), zero, listed=entry is not None)
+        weights, square = "", Fraction(1)
+        if isinstance(entry, TensorGrowth):
+            weights = entry.weights
+            square = square_of(entry.factor) if entry.formula == SCALED else square
+        elif entry is not None:
+            square = square_of(entry.factor)
+        return Claim(
+            name, of, shape, old_shape, tuple(axes), zero, mean, copies, weights, square, listed=entry is not None
+        )

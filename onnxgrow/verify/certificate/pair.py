@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import onnx_ir as ir
 
@@ -17,6 +18,9 @@ from onnxgrow.verify.certificate.side import Side, input_name
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Zeros
 
 __all__ = ["Pair", "covers", "require"]
+
+_LINEAR = frozenset("Cast Flatten Identity Neg Reshape Squeeze Transpose Unsqueeze".split())
+"""Ops of one data input whose output has the input's factor."""
 
 
 def require(condition: object, reason: str) -> None:
@@ -53,6 +57,7 @@ class Pair:
             raises ProofError.
         tally: Counts what is compared.
         zeros: Output index → zero slabs the checker proved, computed when asked for.
+        squares: Output index → square of the factor that its old entries get; 1 where there is none.
     """
 
     node: ir.Node
@@ -64,6 +69,7 @@ class Pair:
     relate: Callable[[str, str], Proved]
     tally: Tally
     zeros: dict[int, Callable[[], Zeros]] = field(default_factory=dict)
+    squares: dict[int, Fraction] = field(default_factory=dict)
 
     def has(self, index: int) -> bool:
         """Whether this input is there; it must be there in both nodes or in neither."""
@@ -77,7 +83,15 @@ class Pair:
         return len(self.node.inputs)
 
     def input(self, index: int) -> Proved:
-        """The proved state of an input. Raises ProofError where there is none."""
+        """The proved state of an input. Raises ProofError where there is none, or where the op changes its factor."""
+        state = self.scaled(index)
+        if state.square != 1:
+            require(index == 0 and self.node.op_type in _LINEAR, f"the old entries of input {index} are multiplied")
+            self.squares = dict.fromkeys(self.claims, state.square)
+        return state
+
+    def scaled(self, index: int) -> Proved:
+        """As :meth:`input`, for a checker that follows the factor itself."""
         require(self.has(index), f"input {index} is missing")
         return self.relate(input_name(self.node, index), input_name(self.original, index))
 

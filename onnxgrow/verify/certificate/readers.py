@@ -19,6 +19,7 @@ __all__ = [
     "CastReader",
     "DequantizeReader",
     "ElementwiseReader",
+    "QuantizeReader",
     "Reader",
     "TransposeReader",
     "broadcast_index",
@@ -113,15 +114,14 @@ class ElementwiseReader:
         return np.broadcast_to(np.asarray(out, self.dtype), shape)
 
 
-class DequantizeReader:
-    """``DequantizeLinear``: (x − zero point) · scale; per tensor, per axis or blocked."""
+class _Affine:
+    """What DequantizeLinear and QuantizeLinear share: parameters per tensor, per axis or blocked."""
 
-    def __init__(self, x: Reader, scale: Reader, zero_point: Reader | None, axis: int, block: int) -> None:
-        self.x, self.scale, self.zero_point = x, scale, zero_point
+    def __init__(self, x: Reader, axis: int, block: int) -> None:
+        self.x = x
         self.axis = axis
         self.block = block
         self.shape = x.shape
-        self.dtype = scale.dtype
 
     def _parameter(self, reader: Reader, index: Sequence[Index]) -> Array:
         """The scale or zero point for a block, in a shape that broadcasts against it."""
@@ -139,6 +139,31 @@ class DequantizeReader:
             return reader.read((slice(0, 1),)).reshape(shape)
         shape[self.axis] = -1
         return reader.read((along,)).reshape(shape)
+
+
+class QuantizeReader(_Affine):
+    """``QuantizeLinear`` to 8 bits: x / scale rounded to even, + zero point, within the range of its type."""
+
+    def __init__(self, x: Reader, scale: Reader, zero_point: Reader, axis: int) -> None:
+        super().__init__(x, axis, 0)
+        self.scale, self.zero_point = scale, zero_point
+        self.dtype = zero_point.dtype
+
+    def read(self, index: Sequence[Index]) -> Array:
+        with np.errstate(all="ignore"):
+            steps = np.rint(np.divide(self.x.read(index), self._parameter(self.scale, index))).astype(np.float64)
+        low, high = (0, 255) if self.dtype == np.uint8 else (-128, 127)
+        moved = steps + self._parameter(self.zero_point, index).astype(np.float64)
+        return np.asarray(np.clip(moved, low, high).astype(self.dtype))
+
+
+class DequantizeReader(_Affine):
+    """``DequantizeLinear``: (x − zero point) · scale; per tensor, per axis or blocked."""
+
+    def __init__(self, x: Reader, scale: Reader, zero_point: Reader | None, axis: int, block: int) -> None:
+        super().__init__(x, axis, block)
+        self.scale, self.zero_point = scale, zero_point
+        self.dtype = scale.dtype
 
     def read(self, index: Sequence[Index]) -> Array:
         x = self.x.read(index)

@@ -189,7 +189,7 @@ class Side:
                     pending.extend(missing)
                     continue
                 inputs = [self._readers[n] if n else None for n in input_names(node)]
-                self._readers[current] = chain(node, inputs, self) or self._direct(current)
+                self._readers[current] = chain(node, inputs, self, self.producer[current][1]) or self._direct(current)
                 pending.pop()
         return self._readers[name]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
-from onnxgrow.verify.certificate.axis import Axis, Mask
+from onnxgrow.verify.certificate.axis import Axis, IntArray, Mask
 
 __all__ = ["SCALAR", "Claim", "ProofError", "Proved", "Unrelated", "Zeros"]
 
@@ -26,6 +27,10 @@ class Claim:
         shape, old_shape: Concrete shapes; None where unknown (sequences, maps), then nothing grew.
         axes: One map per axis.
         zero: Axis → new indices at which the value is claimed to be exactly 0.
+        mean: Axis → new indices at which it is claimed to be the mean of all old ones.
+        copies: Axis → old index that each new index is claimed to repeat, −1 elsewhere.
+        weights: Constant of the original that weighs the old entries in a mean; empty when they count alike.
+        square: Square of the factor that old entries are multiplied by.
         listed: Whether the growth map lists the value.
     """
 
@@ -35,12 +40,16 @@ class Claim:
     old_shape: tuple[int, ...] | None
     axes: tuple[Axis, ...]
     zero: Mapping[int, Mask] = field(default_factory=dict)
+    mean: Mapping[int, Mask] = field(default_factory=dict)
+    copies: Mapping[int, IntArray] = field(default_factory=dict)
+    weights: str = ""
+    square: Fraction = Fraction(1)
     listed: bool = False
 
     @property
     def identity(self) -> bool:
-        """Whether no axis grew."""
-        return all(axis.identity for axis in self.axes)
+        """Whether no axis grew and no entry changed."""
+        return self.square == 1 and all(axis.identity for axis in self.axes)
 
 
 Zeros = Mapping[int, Mask]
@@ -72,6 +81,11 @@ class Proved:
     @property
     def identity(self) -> bool:
         return self.claim.identity
+
+    @property
+    def square(self) -> Fraction:
+        """Square of the factor on its old entries."""
+        return self.claim.square
 
     @property
     def shape(self) -> tuple[int, ...]:

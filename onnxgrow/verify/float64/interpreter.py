@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.verify.float64.kernels import KERNELS, Call, EvaluationError, NoFloat64Error, RandomError
-from onnxgrow.verify.float64.kernels.dtype import to_float64
+from onnxgrow.verify.float64.kernels import (
+    CONTRACTIONS,
+    KERNELS,
+    PIECEWISE,
+    Call,
+    EvaluationError,
+    NoFloat64Error,
+    RandomError,
+)
+from onnxgrow.verify.float64.kernels.pieces import is_large, to_float64, whole
 from onnxgrow.verify.float64.reference import reference_operator
 
 if TYPE_CHECKING:
@@ -84,11 +92,11 @@ def topological(graph: ir.Graph) -> list[ir.Node]:
 
 
 class Constants:
-    """Initializers as float64 arrays.
+    """Initializers as float64 arrays; large ones as what kernels read in pieces.
 
     Args:
-        overrides: Arrays to use instead of stored initializers and Constant nodes, by name (formulas before they are
-            rounded, weights that a probe changes).
+        overrides: What to use instead of stored initializers and Constant nodes, by name (formulas before they are
+            rounded, weights that a probe changes): arrays or :class:`onnxgrow.verify.float64.kernels.pieces.Derived`.
         keep: Whether converted arrays are kept; without it each use converts anew and memory stays small.
     """
 
@@ -105,14 +113,26 @@ class Constants:
         """The array of an initializer. Raises NoFloat64Error for one without data."""
         if value in self._arrays:
             return self._arrays[value]
-        if value.name in self._overrides:
-            return self._overrides[value.name]
-        if value.const_value is None:
-            raise NoFloat64Error(str(value.name), "a value that nothing computes")
-        array = to_float64(value.const_value.numpy())
+        found = self._overrides.get(value.name or "")
+        if found is None:
+            if value.const_value is None:
+                raise NoFloat64Error(str(value.name), "a value that nothing computes")
+            found = value.const_value.numpy()
+        if is_large(found):
+            return found
+        array = whole(found)
         if self._keep:
             self._arrays[value] = array
         return array
+
+
+def _key(node: ir.Node) -> tuple[str, str]:
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type)
+
+
+def _opset(node: ir.Node, opsets: Mapping[str, int]) -> int:
+    domain = _key(node)[0]
+    return opsets.get(domain, opsets.get("ai.onnx", 1) if domain == "" else 1)
 
 
 def compile_node(node: ir.Node, opsets: Mapping[str, int], constants: Constants) -> Compiled:
@@ -121,8 +141,7 @@ def compile_node(node: ir.Node, opsets: Mapping[str, int], constants: Constants)
     Raises:
         NoFloat64Error: The operator cannot be evaluated in float64.
     """
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    opset = opsets.get(domain, opsets.get("ai.onnx", 1) if domain == "" else 1)
+    domain, opset = _key(node)[0], _opset(node, opsets)
     if domain == "" and node.op_type in ("If", "Loop", "Scan"):
         from onnxgrow.verify.float64.control_flow import compile_control_flow  # it evaluates graphs itself
 
@@ -181,6 +200,10 @@ class Interpreter:
 
     def read(self, value: ir.Value | None) -> Any:
         """The current array of a value: computed, captured or constant."""
+        return whole(self._held(value))
+
+    def _held(self, value: ir.Value | None) -> Any:
+        """The same, but a large constant as what can be read in pieces."""
         if value is None:
             return None
         if value in self.values:
@@ -195,20 +218,30 @@ class Interpreter:
         if self._left[value] <= 0:
             self.values.pop(value, None)
 
-    def evaluate(self, node: ir.Node) -> tuple[Any, ...]:
+    def evaluate(self, node: ir.Node, cuts: tuple[float, ...] = (), gaps: int = 0) -> tuple[Any, ...]:
         """Outputs of ``node`` from the current values, one entry per output it names.
+
+        Args:
+            node: The node.
+            cuts, gaps: How a contraction is regrouped, see :class:`onnxgrow.verify.float64.kernels.Call`; others
+                ignore it.
 
         Raises:
             NoFloat64Error: The operator cannot be evaluated in float64.
             EvaluationError: It can, but not on these values.
         """
-        own = [self.read(v) for v in node.inputs]
+        key = _key(node)
+        in_pieces = PIECEWISE.get(key, frozenset())
+        own = [self._held(v) if i in in_pieces else self.read(v) for i, v in enumerate(node.inputs)]
         extra = [self.read(v) for v in values_read(node)[len([v for v in node.inputs if v is not None]) :]]
         try:
             if node not in self._compiled:
                 self._compiled[node] = compile_node(node, self.opsets, self.constants)
             with np.errstate(all="ignore"):
-                found = self._compiled[node]([*own, *extra])
+                if cuts and key in CONTRACTIONS:
+                    found = KERNELS[key](Call(node, _opset(node, self.opsets), tuple(own), cuts, gaps))
+                else:
+                    found = self._compiled[node]([*own, *extra])
         except (RandomError, MemoryError):
             raise
         except Exception as e:  # shapes or dtypes that do not fit, raised in kinds of numpy's and onnx's own
@@ -224,12 +257,12 @@ class Interpreter:
         A kernel of this package that fails has been given values that do not fit; ``onnx.reference`` may just be
         incomplete.
         """
-        own_kernel = ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in KERNELS
+        own_kernel = _key(node) in KERNELS
         if self._native is None or (isinstance(fault, EvaluationError) and own_kernel):
             raise fault
         try:
             run = self._native.operator(node, fault.reason if isinstance(fault, NoFloat64Error) else str(fault))
-            found = run(inputs)
+            found = run([whole(x) for x in inputs])
         except NoFloat64Error as e:
             raise (e if isinstance(fault, NoFloat64Error) else fault) from e
         self._compiled[node] = run

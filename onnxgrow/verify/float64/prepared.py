@@ -11,12 +11,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from onnxgrow.verify.float64.interpreter import Compiled, Constants, Interpreter, topological
-from onnxgrow.verify.float64.kernels import EvaluationError
+from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
 from onnxgrow.verify.float64.native import NativeOperators
 
 __all__ = ["Prepared", "prepare"]
 
-SMALL = 512_000_000
+SMALL = 32_000_000
 """Models below this many bytes of initializers keep their float64 copies; larger ones convert at every use."""
 
 
@@ -67,12 +67,16 @@ def prepare(model: ir.Model, overrides: Mapping[str, Any] | None = None) -> Prep
         overrides: Initializers to replace by unrounded values.
 
     Raises:
-        NoFloat64Error: The graph cannot be ordered.
+        NoFloat64Error: The graph cannot be ordered, or its functions not inlined.
     """
     own = {v.name for node in model.graph for v in node.outputs if v.name}
     if model.functions:
         model = model.clone()
-        InlinePass()(model)
+        try:
+            InlinePass()(model)
+        except Exception as error:
+            # ValueError, PreconditionError, and whatever a malformed body leads to
+            raise NoFloat64Error("local functions", f"they cannot be inlined: {error.__cause__ or error}") from error
     graph = model.graph
     order = topological(graph)
     total = sum(v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.growth_map import ANY, GrowthMap, TensorGrowth
-from onnxgrow.verify.float64.kernels.dtype import FLOATS, to_float64
+from onnxgrow.growth_map import GrowthMap
+from onnxgrow.verify.float64.kernels.pieces import FLOATS, Change, Derived, is_large, pieces, whole
 from onnxgrow.verify.float64.kernels.registry import Array
+from onnxgrow.verify.float64.marks import Marks, draws, free_marks
 
-__all__ = ["SCALE", "free_entries", "rerandomise", "tensors_of"]
+__all__ = ["SCALE", "rerandomise", "tensors_of"]
 
 SCALE = 3.0
 
@@ -29,35 +31,35 @@ def tensors_of(graph: ir.Graph) -> dict[str, ir.TensorProtocol]:
     return found
 
 
-def free_entries(shape: tuple[int, ...], growth: TensorGrowth) -> Array:
-    """Mask of the new entries of which nothing is claimed: new on at least one axis, and ``any`` on each such axis."""
-    new, bound = np.zeros(shape, bool), np.zeros(shape, bool)
-    for axis, axis_map in growth.axes.items():
-        line = [1] * len(shape)
-        line[axis] = shape[axis]
-        new |= (axis_map.source() < 0).reshape(line)
-        bound |= np.asarray([fact not in ("", ANY) for fact in axis_map.facts()]).reshape(line)
-    return new & ~bound
-
-
 def rerandomise(grown: ir.Model, growth_map: GrowthMap, scale: float = SCALE, seed: int = 0) -> dict[str, Any]:
     """Float64 values for the tensors of ``grown`` that have free new entries: zeros stay, the others grow.
 
     Signs are drawn anew, except in tensors without a negative entry (variances, scales). Tensors that follow a formula
-    are left alone. The result is meant as ``overrides`` of :func:`onnxgrow.verify.float64.lockstep.prepare`.
+    are left alone. The result is meant as ``overrides`` of :func:`onnxgrow.verify.float64.prepared.prepare`; large
+    tensors are computed when they are read.
     """
     found: dict[str, Any] = {}
     for index, (name, tensor) in enumerate(sorted(tensors_of(grown.graph).items())):
         growth = growth_map.tensors.get(name)
         if growth is None or growth.formula or tensor.dtype not in FLOATS or not growth.axes:
             continue
-        array = to_float64(tensor.numpy())
-        free = free_entries(array.shape, growth)
-        if not np.any(array[free]):
-            continue
-        factor = np.full(array.shape, scale)
-        if (array < 0).any():
-            draws = np.random.Generator(np.random.Philox(key=seed * 100_003 + index)).integers(0, 2, array.shape)
-            factor *= 2 * draws - 1
-        found[name] = np.where(free, array * factor, array)
+        array = tensor.numpy()
+        free = free_marks(array.shape, growth.axes)
+        if free.any_in(array):
+            larger = Derived(array, _larger(free, scale, seed * 100_003 + index, _has_negative(array)))
+            found[name] = larger if is_large(larger) else whole(larger)
     return found
+
+
+def _has_negative(array: Array) -> bool:
+    return any(bool((part < 0).any()) for _, part in pieces(array))
+
+
+def _larger(free: Marks, scale: float, seed: int, signed: bool) -> Change:
+    """``scale`` times the free entries; with ``signed`` every other one gets the other sign."""
+
+    def change(values: Array, rows: npt.NDArray[np.intp]) -> Array:
+        factor = np.where(draws(free.shape, rows, seed) >> np.uint32(31), -scale, scale) if signed else scale
+        return np.where(free.at(rows), values * factor, values)
+
+    return change

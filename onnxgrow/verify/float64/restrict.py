@@ -15,7 +15,7 @@ from onnxgrow.growth_map import AxisMap, GrowthMap
 from onnxgrow.verify.float64.interpreter import values_read
 from onnxgrow.verify.float64.kernels.registry import Array
 
-__all__ = ["Origin", "axes_of", "counterparts", "old_region", "origins"]
+__all__ = ["Origin", "axes_of", "counterparts", "factor_of", "old_region", "origins", "with_old_region"]
 
 
 def old_region(grown: Array, axes: Mapping[int, AxisMap]) -> Array:
@@ -28,8 +28,23 @@ def old_region(grown: Array, axes: Mapping[int, AxisMap]) -> Array:
         if axis >= grown.ndim or grown.shape[axis] != axis_map.new_size:
             raise ValueError(f"shape {list(grown.shape)} does not fit the growth map on axis {axis}")
         if not axis_map.is_identity or axis_map.new_size != axis_map.old_size:
-            grown = np.take(grown, axis_map.positions(), axis=axis)
+            kept = axis_map.positions()
+            if kept.size and np.array_equal(kept, np.arange(kept[0], kept[0] + kept.size)):  # a view, no copy
+                grown = grown[(slice(None),) * axis + (slice(kept[0], kept[-1] + 1),)]
+            else:
+                grown = np.take(grown, kept, axis=axis)
     return grown
+
+
+def with_old_region(grown: Array, axes: Mapping[int, AxisMap], old: Array) -> Array:
+    """A copy of ``grown`` whose entries that stand for old ones are ``old``; the shapes have to fit."""
+    filled = np.array(grown)
+    places = [
+        axes[i].positions() if i in axes and not axes[i].is_identity else np.arange(size)
+        for i, size in enumerate(grown.shape)
+    ]
+    filled[np.ix_(*places)] = old
+    return filled
 
 
 def axes_of(name: str, growth_map: GrowthMap) -> Mapping[int, AxisMap]:
@@ -58,6 +73,12 @@ def counterparts(order: Iterable[ir.Node], known: Collection[str], growth_map: G
             if stands_for in known:
                 found[name] = stands_for
     return found
+
+
+def factor_of(name: str, growth_map: GrowthMap) -> float:
+    """What the old entries of a computed value of the result are multiplied by."""
+    growth = growth_map.values.get(name)
+    return 1.0 if growth is None else growth.factor
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,7 @@ def run_tier(
     runs: list[Comparison] = []
     try:
         old, new = prepare(original), prepare(grown, overrides)
-        for feeds in feeds_list:
-            found = lockstep(old, new, growth_map, feeds, (seed,))
-            if any(m.may_be_noise for m in found.faults):
-                # one draw of noise may be lucky: before anything is called a fault, the floor is that of several
-                found = lockstep(old, new, growth_map, feeds, range(seed, seed + REDRAWN))
-            runs.append(found)
+        runs.extend(_compared(old, new, growth_map, feeds, seed) for feeds in feeds_list)
         larger = _rerandomised(old, grown, growth_map, feeds_list[0], overrides, seed) if exact else None
     except NoFloat64Error as e:
         return result(TierStatus.NOT_RUN, [Finding(e.op, e.reason)])
@@ -92,6 +87,22 @@ def run_tier(
     return result(TierStatus.FAILED if findings else TierStatus.PASSED, findings[:REPORTED], figures)
 
 
+def _compared(old: Prepared, new: Prepared, growth_map: GrowthMap, feeds: Mapping[str, Any], seed: int) -> Comparison:
+    """One draw of noise may be lucky: before anything is called a fault, the floor is that of several.
+
+    What is chaotic even then is compared locally.
+    """
+    found = lockstep(old, new, growth_map, feeds, (seed,))
+    seeds = range(seed, seed + REDRAWN)
+    if any(m.may_be_noise or m.chaotic for m in found.faults):
+        found = lockstep(old, new, growth_map, feeds, seeds)
+    if found.chaotic:
+        names = [m.name for m in found.faults]
+        found = lockstep(old, new, growth_map, feeds, seeds, local=True)
+        found.reset = names
+    return found
+
+
 def _rerandomised(
     old: Prepared,
     grown: ir.Model,
@@ -104,7 +115,7 @@ def _rerandomised(
     larger = rerandomise(grown, growth_map, SCALE, seed)
     if not larger:
         return None
-    return lockstep(old, prepare(grown, larger | dict(overrides or {})), growth_map, feeds, (seed,))
+    return _compared(old, prepare(grown, larger | dict(overrides or {})), growth_map, feeds, seed)
 
 
 def _larger_figures(found: Comparison) -> dict[str, Any]:
@@ -129,6 +140,7 @@ def _figures(runs: Sequence[Comparison]) -> dict[str, Any]:
         "values_compared": sum(len(found.values) for found in runs),
         "values_judged_by_shape": sum(found.by_shape for found in runs),
         "outputs_difference": _plain(outputs),
+        "chaotic_values": sorted({name for found in runs for name in found.reset}),
         "native_nodes": sorted({name for found in runs for name in found.native}),
         "single_precision_nodes": sorted({name for found in runs for name in found.rounded}),
     }

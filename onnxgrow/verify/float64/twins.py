@@ -1,12 +1,16 @@
 """The original and its noisy twins: reference values and noise floors of everything it computes.
 
-In a twin every float input and node output is moved by one unit in the last place (relative 2⁻⁵², signs drawn), so an
-ill-conditioned network gets the bound it deserves.
+In a twin every float input and node output is moved by one unit in the last place (relative 2⁻⁵², signs drawn), and
+every contraction adds its terms up in another order, so an ill-conditioned network, or a sum over many terms of one
+sign, gets the bound it deserves: channels that are inserted, zeros as they are, regroup such sums as well.
 
 A node that runs in its own precision (see :mod:`onnxgrow.verify.float64.native`) rounds such noise away, or flips a
 whole float32 unit of it. Where the result has exactly the original's values there, nothing is rounded differently: the
 twin takes these values and the noise starts afresh. Where it has not, the node is *rounded*: the twin keeps its own
 value and every entry moves by a unit of the node's own dtype, which measures how the network behind it amplifies that.
+
+A network may be chaotic: a softmax over equal and huge sums turns their last bit into another winner. There the floor
+is measured *locally*: every node of a twin starts from the original's exact values.
 """
 
 from __future__ import annotations
@@ -28,15 +32,31 @@ __all__ = ["EPSILON", "Floor", "Noise", "Original", "key_of"]
 
 EPSILON = 2.0**-52
 
+CUTS = 2
+"""Cuts of every contraction; its parts are added up in another order."""
 JUMPS = frozenset({"Ceil", "Floor", "Round", "Sign"})
 """Noise on their inputs flips whole units; the noisy run takes the original's values there."""
 
 
 class Noise:
-    """A deterministic stream of perturbations by one unit in the last place, keyed by ``seed``."""
+    """A deterministic stream of perturbations by one unit in the last place, keyed by ``seed``.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: Of the stream.
+        spaced: Whether zeros are put between the terms of sums, which takes twice the time.
+    """
+
+    def __init__(self, seed: int, spaced: bool = False) -> None:
         self._bits = np.random.Philox(key=seed)
+        self._spaced = spaced
+
+    def gaps(self) -> int:
+        """Key of the zeros between the terms of a contraction; 0 for none."""
+        return int(self._bits.random_raw()) | 1 if self._spaced else 0
+
+    def cuts(self) -> tuple[float, ...]:
+        """Where a contraction is cut, as fractions of its length."""
+        return tuple(float(word) / 2.0**64 for word in self._bits.random_raw(CUTS))
 
     def __call__(self, x: Any, epsilon: float = EPSILON) -> Any:
         """``x`` with every entry moved by ± ``epsilon`` of itself; what is no float64 array stays as it is.
@@ -82,6 +102,7 @@ class Original:
         seeds: One twin per seed.
         wanted: Names of values that will be taken with :meth:`get`.
         rounded: Key (see :func:`key_of`) of each rounded node → its machine epsilon.
+        local: Whether noise is kept from spreading: floors are those of single nodes.
 
     Attributes:
         run: The evaluation without noise; holds the graph outputs at the end.
@@ -95,6 +116,7 @@ class Original:
         seeds: Sequence[int],
         wanted: frozenset[str],
         rounded: Mapping[str, float],
+        local: bool = False,
     ) -> None:
         inputs = prepared.inputs(feeds)
         self.prepared = prepared
@@ -104,8 +126,13 @@ class Original:
         self._wanted = wanted
         self._rounded = rounded
         self._origins = origins(prepared.order, inputs, GrowthMap())
-        self._noises = [Noise(seed) for seed in seeds]
-        self._twins = [prepared.interpreter({v: n(_doubled(x)) for v, x in inputs.items()}) for n in self._noises]
+        # one twin is a first look; of more, every other one spaces its sums
+        self._noises = [Noise(seed, spaced=i % 2 == 1) for i, seed in enumerate(seeds)]
+        self._local = local
+        self._twins = [
+            prepared.interpreter(inputs if local else {v: n(_doubled(x)) for v, x in inputs.items()})
+            for n in self._noises
+        ]
         self._held: dict[str, tuple[Any, Floor]] = {}
         self._native: dict[str, list[Any]] = {}
         self._steps = self._advance()
@@ -120,14 +147,18 @@ class Original:
             epsilon = max(epsilon, self._rounded.get(key, 0.0))
             noise_of = [0.0] * len(outputs)
             for noise, twin in zip(self._noises, self._twins, strict=True):
+                if not any(self._origins[v].data for v in node.outputs):
+                    twin.store(node, outputs)  # constants are not moved
+                    continue
+                found = twin.evaluate(node, noise.cuts(), noise.gaps())
                 moved = [
                     self._noisy(node, value, old, new, noise)
-                    for value, old, new in zip(node.outputs, outputs, twin.evaluate(node), strict=True)
+                    for value, old, new in zip(node.outputs, outputs, found, strict=True)
                 ]
                 for i, (old, new) in enumerate(zip(outputs, moved, strict=True)):
-                    found = difference(old, new)
-                    noise_of[i] = max(noise_of[i], 0.0 if found.fault else found.relative)
-                twin.store(node, moved)
+                    apart = difference(old, new)
+                    noise_of[i] = max(noise_of[i], 0.0 if apart.fault else apart.relative)
+                twin.store(node, outputs if self._local else moved)
             for value, array, measured in zip(node.outputs, outputs, noise_of, strict=True):
                 self.floors[value] = floor = Floor(measured, epsilon)
                 if value.name in self._wanted:

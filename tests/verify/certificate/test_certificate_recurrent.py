@@ -58,6 +58,11 @@ FUSED_TENSORS = {
     "back": np.array([0, 5, 8], np.int64),
     **{name: np.array(i, np.int64) for i, name in enumerate(("zero", "one", "two"))},
 }
+CAST = FUSED.replace("a = MatMul (q, kt)", "c = Cast <to = 1> (q) a = MatMul (c, kt)")
+KEPT = (  # the sum over what grew comes out on an axis that did not
+    "(float[N,6] x) => (float[N,6] y) { a = MatMul (table, wa) b = Relu (a) c = MatMul (b, wb) y = MatMul (x, c) }"
+)
+KEPT_TENSORS = {"table": (6, 3), "wa": (3, 40), "wb": (40, 6)}
 
 
 def judge(model: ir.Model, grown: Grown) -> TierResult:
@@ -84,8 +89,13 @@ def edit(grown: Grown, name: str, change: Callable[[np.ndarray], None]) -> None:
         (EINSUM, EINSUM_TENSORS),
         (FUSED, FUSED_TENSORS),
         (FOLDED, FOLDED_TENSORS),
+        (CAST, FUSED_TENSORS),
+        (KEPT, KEPT_TENSORS),
     ],
-    ids=["LSTM", "GRU", "Einsum", "fused queries, keys and values", "a net on constants"],
+    ids=[
+        *("LSTM", "GRU", "Einsum", "fused queries, keys and values", "a net on constants"),
+        *("fused queries behind a Cast", "a net on constants that gives a matrix"),
+    ],
 )
 def test_a_right_growth_is_certified(text: str, tensors: dict[str, object]) -> None:
     model, grown = grow(text, tensors)
@@ -123,10 +133,14 @@ def swap_gates(a: np.ndarray) -> None:
         (FUSED, FUSED_TENSORS, "w", lambda a: a.__setitem__((0, 4), 1e-6)),
         (FOLDED, FOLDED_TENSORS, "wb", lambda a: a.__setitem__((41, 0), 1e-6)),
         (FOLDED, FOLDED_TENSORS, "wa", old_entry),
+        (CAST, FUSED_TENSORS, "w", lambda a: a.__setitem__((0, 4), 1e-6)),
+        (KEPT, KEPT_TENSORS, "wb", lambda a: a.__setitem__((41, 0), 1e-6)),
+        (KEPT, KEPT_TENSORS, "wa", old_entry),
     ],
     ids=[
         *("R leaks", "R leaks in another gate", "old R", "gates of W", "old B", "GRU leaks", "Einsum leaks"),
-        *("queries", "a net on constants leaks", "an old entry of a net on constants"),
+        *("queries", "a net on constants leaks", "an old entry of a net on constants", "queries behind a Cast"),
+        *("a net on constants that gives a matrix leaks", "an old entry of a net that gives a matrix"),
     ],
 )
 def test_a_fault_is_caught(

@@ -1,16 +1,19 @@
 """The checkers, one op family a file. Importing this package registers them all."""
 
 from onnxgrow.verify.certificate.checkers import (
+    attention,
     convolution,
     einsum,
     elementwise,
     gathering,
     indexing,
     linear,
+    microsoft,
     movement,
     normalization,
     padding,
     pooling,
+    quantization,
     recurrent,
     reduction,
     resampling,
@@ -19,16 +22,19 @@ from onnxgrow.verify.certificate.checkers import (
 )
 
 LOADED = (
+    attention,
     convolution,
     einsum,
     elementwise,
     gathering,
     indexing,
     linear,
+    microsoft,
     movement,
     normalization,
     padding,
     pooling,
+    quantization,
     recurrent,
     reduction,
     resampling,

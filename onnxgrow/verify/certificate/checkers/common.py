@@ -10,7 +10,7 @@ from onnxgrow.verify.certificate.axis import Axis, Mask
 from onnxgrow.verify.certificate.pair import require
 from onnxgrow.verify.certificate.state import Proved, Zeros
 
-__all__ = ["agree", "all_zero_zeros", "broadcast_axes", "carry_zeros", "operand_zero"]
+__all__ = ["agree", "all_zero_zeros", "broadcast_axes", "carry_zeros", "operand_zero", "repeated"]
 
 
 def agree(a: Axis, b: Axis, what: str) -> None:
@@ -45,6 +45,16 @@ def operand_zero(state: Proved, axes: tuple[Axis, ...], axis: int) -> Mask:
     if own < 0 or state.axes[own].size != size:
         return np.zeros(size, np.bool_)
     return state.zero(own)
+
+
+def repeated(state: Proved, axis: int) -> bool:
+    """Whether the new entries along an axis are proved to repeat every old one equally often."""
+    source = state.claim.copies.get(axis)
+    grown = state.axes[axis]
+    if source is None or not np.array_equal(source >= 0, grown.new):
+        return False
+    counts = np.bincount(source[grown.new], minlength=grown.old_size)
+    return bool(np.all(counts == counts[:1]))
 
 
 def carry_zeros(state: Proved, pairs: Iterable[tuple[int, int]]) -> Zeros:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 
 from onnxgrow.verify.certificate.axis import Mask
 from onnxgrow.verify.certificate.checkers.common import broadcast_axes, operand_zero
+from onnxgrow.verify.certificate.factors import power
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.side import input_name
@@ -21,7 +25,7 @@ _NONE = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 
 def _inputs(pair: Pair, claim: Claim) -> list[Proved]:
     """All inputs, proved and in agreement with the output."""
-    states = [pair.input(index) for index in range(pair.count())]
+    states = [pair.scaled(index) for index in range(pair.count())]
     for index, state in enumerate(states):
         broadcast_axes(state, claim.axes, f"input {index}", offset=_offset(pair, index, state))
     return states
@@ -37,6 +41,38 @@ def _offset(pair: Pair, index: int, state: Proved) -> int | None:
     return pair.axis(pair.same_int_attribute("axis", 0), rank)
 
 
+def _factor(op: str, states: list[Proved]) -> Fraction:
+    """Square of the result's factor. Raises ProofError where the operands' factors make none."""
+    squares = [state.square for state in states]
+    if op == "Mul":
+        return math.prod(squares, start=Fraction(1))
+    if op == "Div":
+        return squares[0] / squares[1]
+    if op in ("Add", "Max", "Mean", "Min", "Sub", "Sum"):
+        require(all(square == squares[0] for square in squares), "its operands are multiplied differently")
+        return squares[0]
+    require(all(square == 1 for square in squares), "an operand is multiplied")
+    return Fraction(1)
+
+
+def _centres(pair: Pair, states: list[Proved], axis: int) -> bool:
+    """Whether it takes from a value its mean over this axis alone, where new entries hold the mean of the old ones."""
+    entry = pair.new.producer.get(input_name(pair.node, 1))
+    x = states[0]
+    if entry is None or entry[0].op_type != "ReduceMean" or pair.new.domain(entry[0]) or x.claim.weights:
+        return False
+    mean = x.claim.mean.get(axis) if len(x.axes) == len(pair.claim().axes) else None
+    if input_name(entry[0], 0) != input_name(pair.node, 0) or mean is None:
+        return False
+    if not np.array_equal(mean, x.axes[axis].new):
+        return False
+    given = entry[0].attributes.get("axes")
+    value = pair.new.value(input_name(entry[0], 1)) if given is None and input_name(entry[0], 1) else None
+    axes = list(given.as_ints()) if given is not None else [] if value is None else value.reshape(-1).tolist()
+    rank = len(x.axes)
+    return {int(a) % rank for a in axes if x.axes[int(a) % rank].size > 1} == {axis}
+
+
 def _register_zero_rule(op_types: tuple[str, ...], which: str) -> None:
     @register(*op_types)
     def check(pair: Pair) -> None:
@@ -44,6 +80,7 @@ def _register_zero_rule(op_types: tuple[str, ...], which: str) -> None:
         require(pair.node.op_type != "PRelu" or pair.opset >= 7, "the broadcasting before opset 7 is not known")
         claim = pair.claim()
         states = _inputs(pair, claim)
+        pair.squares[0] = _factor(pair.node.op_type, states)
         # The alignment at an attribute's axis is left out of the zeros.
         if which == "none" or (pair.opset < 7 and "broadcast" in pair.node.attributes):
             return
@@ -54,6 +91,8 @@ def _register_zero_rule(op_types: tuple[str, ...], which: str) -> None:
                 masks = np.stack([operand_zero(state, claim.axes, axis) for state in states])
                 kept = masks[:1] if which == "first" else masks
                 found[axis] = np.any(kept, axis=0) if which == "any" else np.all(kept, axis=0)
+                if pair.node.op_type == "Sub" and _centres(pair, states, axis):
+                    found[axis] |= claim.axes[axis].new
             return found
 
         pair.zeros[0] = zeros
@@ -67,8 +106,13 @@ for _op_types, _which in ((_ALL, "all"), (_ANY, "any"), (_FIRST, "first"), (_NON
 def check_pow(pair: Pair) -> None:
     pair.same_attributes()
     claim = pair.claim()
-    base, _ = _inputs(pair, claim)
+    base, raised = _inputs(pair, claim)
     exponent = pair.new.value(input_name(pair.node, 1))
+    require(raised.square == 1, "its exponent is multiplied")
+    if base.square != 1:
+        require(exponent is not None and exponent.size == 1, "its input is multiplied, its exponent not known")
+        assert exponent is not None
+        pair.squares[0] = power(base.square, float(exponent.reshape(-1)[0]))
     if pair.opset >= 7 and exponent is not None and bool(np.all(exponent.astype(np.float64) > 0)):
         pair.zeros[0] = lambda: {axis: operand_zero(base, claim.axes, axis) for axis in range(len(claim.axes))}
 
@@ -77,20 +121,23 @@ def check_pow(pair: Pair) -> None:
 def check_where(pair: Pair) -> None:
     pair.same_attributes()
     claim = pair.claim()
-    _, x, y = _inputs(pair, claim)
+    states = _inputs(pair, claim)
+    require(all(state.square == 1 for state in states), "an operand is multiplied")
+    _, x, y = states
     pair.zeros[0] = lambda: {
         axis: operand_zero(x, claim.axes, axis) & operand_zero(y, claim.axes, axis) for axis in range(len(claim.axes))
     }
 
 
-@register("BiasGelu", domain="com.microsoft")
+@register("BiasGelu", "FastGelu", domain="com.microsoft")
 def check_bias_gelu(pair: Pair) -> None:
-    """ONNX Runtime's Gelu(x + bias)."""
+    """ONNX Runtime's Gelu(x + bias) and its approximation, whose bias may be left out."""
     pair.same_attributes()
     claim = pair.claim()
     states = _inputs(pair, claim)
-    require(len(states) == 2, "it has two inputs")
+    require(len(states) in (1, 2), "it has one or two inputs")
+    require(all(state.square == 1 for state in states), "an operand is multiplied")
     pair.zeros[0] = lambda: {
-        axis: operand_zero(states[0], claim.axes, axis) & operand_zero(states[1], claim.axes, axis)
+        axis: np.logical_and.reduce([operand_zero(state, claim.axes, axis) for state in states])
         for axis in range(len(claim.axes))
     }

@@ -1,4 +1,5 @@
-"""Normalisations: nothing may have grown on the axes over which they take statistics.
+"""Normalisations: what may have grown on the axes over which they take statistics keeps those, or changes them by a
+factor that is taken back.
 
 BatchNormalization and InstanceNormalization work per channel, so channels may grow; GroupNormalization may
 grow by whole groups. Specs: https://onnx.ai/onnx/operators/.
@@ -6,10 +7,12 @@ grow by whole groups. Specs: https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 from onnxgrow.verify.certificate.axis import Axis, IntArray
-from onnxgrow.verify.certificate.checkers.common import agree, broadcast_axes, carry_zeros
+from onnxgrow.verify.certificate.checkers.common import agree, broadcast_axes, carry_zeros, operand_zero, repeated
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.state import Claim, Proved, Zeros
@@ -117,14 +120,55 @@ def check_group_normalization(pair: Pair) -> None:
         pair.zeros[0] = zeros
 
 
+def _statistics_over_grown(
+    pair: Pair, x: Proved, grown: list[int], normalised: list[int], states: list[Proved]
+) -> None:
+    """A norm over an axis that grew from n to n' entries computes the same for the old ones in three cases.
+
+    New entries that are the mean of the old ones keep the mean and make the variance n/n' of what it was; zeros do the
+    same to a mean square. Then ε has to be n/n' of what it was, and the scale its root. Copies, each old entry equally
+    often, change nothing.
+    """
+    require(len(grown) == 1, "it normalises over several axes that grew")
+    number = grown[0]
+    axis = x.axes[number]
+    if repeated(x, number):
+        pair.same_attributes()
+        require(all(state.square == 1 for state in states), "a parameter is multiplied")
+        return
+    centred = pair.node.op_type == "LayerNormalization"
+    kept = x.claim.mean.get(number) if centred else x.zero(number)
+    what = "the mean of the old ones" if centred else "zero"
+    require(kept is not None and bool(np.all(kept[axis.new])), f"it normalises over new entries that are not {what}")
+    require(not centred or (normalised == grown and not x.claim.weights), "it normalises over further axes")
+    pair.same_attributes("epsilon")
+    ratio = Fraction(axis.old_size, axis.size)
+    old = pair.original.attributes.get("epsilon")
+    before = np.float64(np.float32(1e-5 if old is None else old.as_float()))
+    new = np.float32(pair.float_attribute("epsilon", 1e-5))
+    require(new == np.float32(before * float(ratio)), "its epsilon did not shrink with the share of old entries")
+    require(bool(states) and states[0].square == ratio, "its scale is not multiplied by the root of that share")
+    require(all(state.square == 1 for state in states[1:]), "its shift is multiplied")
+    for index in pair.claims:
+        pair.squares[index] = Fraction(1) if index == 0 or (centred and index == 1) else 1 / ratio
+    if 0 in pair.claims:
+        claim = pair.claims[0]
+        shifts = [operand_zero(state, claim.axes, number) for state in states[1:]]
+        pair.zeros[0] = lambda: {number: np.logical_and.reduce([axis.new, *shifts])}
+
+
 @register("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def check_layer_normalization(pair: Pair) -> None:
-    pair.same_attributes()
     x = pair.input(0)
     rank = len(x.axes)
     first = pair.axis(pair.same_int_attribute("axis", -1), rank)
-    pair.identity(range(first, rank), x, "the input")
-    states = [pair.input(index) for index in range(1, pair.count()) if pair.has(index)]
+    states = [pair.scaled(index) for index in range(1, pair.count()) if pair.has(index)]
+    grown = [number for number in range(first, rank) if not x.axes[number].identity]
+    if grown:
+        _statistics_over_grown(pair, x, grown, [n for n in range(first, rank) if x.axes[n].size > 1], states)
+    else:
+        pair.same_attributes()
+        require(all(state.square == 1 for state in states), "a parameter is multiplied")
     for index, claim in pair.claims.items():
         if index == 0:
             _same_axes(x, claim)
@@ -157,8 +201,20 @@ def check_softmax(pair: Pair) -> None:
 
 @register("LpNormalization")
 def check_lp_normalization(pair: Pair) -> None:
-    axis = pair.axis(pair.same_int_attribute("axis", -1), len(pair.input(0).axes))
-    _over_axes(pair, (axis,))
+    """Zeros add nothing to a length; copies make all entries shorter alike."""
+    x = pair.scaled(0)
+    number = pair.axis(pair.same_int_attribute("axis", -1), len(x.axes))
+    axis = x.axes[number]
+    if axis.identity:
+        pair.identity((number,), x, "the input")
+    elif repeated(x, number):
+        p = pair.same_int_attribute("p", 2)
+        pair.squares[0] = Fraction(axis.old_size, axis.size) ** (1 if p == 2 else 2)
+    else:
+        require(bool(x.zero(number)[axis.new].all()), "it normalises over new entries that are not zero")
+    pair.same_attributes()
+    _same_axes(x, pair.claim())
+    pair.zeros[0] = lambda: carry_zeros(x, ((n, n) for n in range(len(x.axes))))
 
 
 @register("LRN")

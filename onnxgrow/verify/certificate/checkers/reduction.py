@@ -1,19 +1,32 @@
 """Reductions, ArgMax, TopK and CumSum: nothing may have grown on the axis they run over.
 
-The one exception: a sum over new entries that are all proved zero adds nothing.
+The exceptions: a sum over new entries that are all proved zero adds nothing; and means, sums and norms change by a
+known factor where the new entries are zeros, the mean of the old ones, or copies of them.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
-from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.checkers.common import agree, repeated
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.side import input_name
-from onnxgrow.verify.certificate.state import Zeros
+from onnxgrow.verify.certificate.state import Proved, Zeros
 
 _SUMS = frozenset(["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"])
+# Exponent of (new size / old size) in the square of the factor, where every old entry comes equally often.
+_REPEATED = {
+    "ReduceL1": 2,
+    "ReduceL2": 1,
+    "ReduceMax": 0,
+    "ReduceMean": 0,
+    "ReduceMin": 0,
+    "ReduceSum": 2,
+    "ReduceSumSquare": 2,
+}
 _KEEPS_ZERO = _SUMS | frozenset(["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd"])
 
 
@@ -42,6 +55,26 @@ def side_int(node: object, name: str) -> int:
     return 0 if attr is None else int(attr.as_int())
 
 
+def _over_grown(op: str, x: Proved, axis: int) -> Fraction:
+    """Square of the factor that a reduction over a grown axis brings. Raises ProofError where it changes more.
+
+    New entries may be zeros, the mean of the old ones, or copies of them, each equally often.
+    """
+    grown = x.axes[axis]
+    ratio = Fraction(grown.old_size, grown.size)
+    if not (grown.new & ~x.zero(axis)).any() and (op in _SUMS or op == "ReduceMean"):
+        return ratio**2 if op == "ReduceMean" else Fraction(1)
+    mean = x.claim.mean.get(axis)
+    if mean is not None and np.array_equal(mean, grown.new) and not x.claim.weights:
+        require(op in ("ReduceMean", "ReduceSum"), f"axis {axis}, which it reduces, grew")
+        return Fraction(1) if op == "ReduceMean" else 1 / ratio**2
+    require(
+        repeated(x, axis), f"axis {axis}, which it reduces, grew by entries that are not proved zero, mean or copies"
+    )
+    require(op in _REPEATED, f"axis {axis}, which it reduces, grew")
+    return (1 / ratio) ** _REPEATED[op]
+
+
 @register(
     *sorted(_KEEPS_ZERO),
     "ReduceLogSum",
@@ -49,16 +82,17 @@ def side_int(node: object, name: str) -> int:
 )
 def check_reduce(pair: Pair) -> None:
     pair.same_attributes()
-    x, claim = pair.input(0), pair.claim()
+    x, claim = pair.scaled(0), pair.claim()
     rank = len(x.axes)
     reduced = _reduced_axes(pair, rank)
     keep = pair.same_int_attribute("keepdims", 1)
+    op = pair.node.op_type
+    require(x.square == 1 or op in _KEEPS_ZERO, "its input is multiplied")
+    pair.squares[0] = x.square ** (2 if op == "ReduceSumSquare" else 1)
+    require(x.square == 1 or op != "ReduceProd", "its input is multiplied")
     for axis in reduced:
-        if x.axes[axis].identity:
-            continue
-        require(pair.node.op_type in _SUMS, f"axis {axis}, which it reduces, grew")
-        open_entries = x.axes[axis].new & ~x.zero(axis)
-        require(not open_entries.any(), f"axis {axis}, which it sums, grew by entries that are not proved zero")
+        if not x.axes[axis].identity:
+            pair.squares[0] *= _over_grown(op, x, axis)
     kept = [axis for axis in range(rank) if keep or axis not in reduced]
     require(len(claim.axes) == len(kept), "the rank of the output does not follow from its input's")
     for to, axis in enumerate(kept):

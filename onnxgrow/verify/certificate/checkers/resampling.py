@@ -1,4 +1,4 @@
-"""Resize and Upsample: a grown axis must keep its size; the others are resampled as in the original."""
+"""Resize and Upsample: a grown axis keeps its size, the others are resampled as before. GridSample and RoiAlign."""
 
 from __future__ import annotations
 
@@ -65,3 +65,18 @@ def check_resize(pair: Pair) -> None:
     unscaled = [n for n in untouched if new is None or new.get(n, 1.0) == 1.0]
     if finite and "extrapolation_value" not in attributes:
         pair.zeros[0] = lambda: carry_zeros(x, ((n, n) for n in unscaled))
+
+
+@register("GridSample", "RoiAlign")
+def check_sample(pair: Pair) -> None:
+    """Every channel is read at the same positions; only channels may grow. Sums of zeros are zero."""
+    pair.same_attributes()
+    x, claim = pair.input(0), pair.claim()
+    require(len(x.axes) == len(claim.axes) >= 3, "the ranks differ")
+    pair.identity((n for n in range(len(x.axes)) if n != 1), x, "the input")
+    for index in range(1, pair.count()):
+        if pair.has(index):
+            require(pair.input(index).identity, f"input {index} grew")
+    agree(x.axes[1], claim.axes[1], "the channels")
+    require(all(a.identity for n, a in enumerate(claim.axes) if n != 1), "the output grew elsewhere")
+    pair.zeros[0] = lambda: carry_zeros(x, ((1, 1),))

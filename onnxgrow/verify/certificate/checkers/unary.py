@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.factors import power
 from onnxgrow.verify.certificate.facts import KEEP_ZERO
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
@@ -14,19 +15,19 @@ from onnxgrow.verify.certificate.state import Proved
 
 _OTHERS = (
     *("Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not"),
-    *("Reciprocal", "Sigmoid", "Softplus"),
+    *("Sigmoid", "Softplus"),
 )
 
 
-def _pass_on(pair: Pair, index: int = 0) -> Proved:
-    x, claim = pair.input(0), pair.claim(index)
+def _pass_on(pair: Pair, index: int = 0, *, factors: bool = False) -> Proved:
+    x, claim = pair.scaled(0) if factors else pair.input(0), pair.claim(index)
     require(len(x.axes) == len(claim.axes), "the rank of the output differs from the input's")
     for number, (a, b) in enumerate(zip(x.axes, claim.axes, strict=True)):
         agree(a, b, f"axis {number}")
     return x
 
 
-@register(*KEEP_ZERO, *_OTHERS)
+@register(*(op_type for op_type in KEEP_ZERO if op_type != "Sqrt"), *_OTHERS)
 def check_unary(pair: Pair) -> None:
     pair.same_attributes()
     x = _pass_on(pair)
@@ -34,9 +35,23 @@ def check_unary(pair: Pair) -> None:
         pair.zeros[0] = lambda: x.zeros
 
 
-@register("Gelu", "FastGelu", "QuickGelu", domain="com.microsoft")
+@register("Sqrt")
+def check_root(pair: Pair) -> None:
+    pair.same_attributes()
+    x = _pass_on(pair, factors=True)
+    pair.squares[0] = power(x.square, 0.5)
+    pair.zeros[0] = lambda: x.zeros
+
+
+@register("Reciprocal")
+def check_reciprocal(pair: Pair) -> None:
+    pair.same_attributes()
+    pair.squares[0] = 1 / _pass_on(pair, factors=True).square
+
+
+@register("Gelu", "QuickGelu", domain="com.microsoft")
 def check_contributed_gelu(pair: Pair) -> None:
-    """ONNX Runtime's activations; FastGelu may add a bias, then only equal nodes pass."""
+    """ONNX Runtime's activations of one input."""
     require(len(pair.node.inputs) == len(pair.original.inputs) == 1, "only the form with one input is known")
     pair.same_attributes()
     x = _pass_on(pair)

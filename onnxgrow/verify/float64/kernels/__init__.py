@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from onnxgrow.verify.float64.kernels import activation, conv, dtype, gather, linear, norm, pool, quantize, recurrent
-from onnxgrow.verify.float64.kernels.registry import KERNELS, Call, EvaluationError, NoFloat64Error, RandomError
+from onnxgrow.verify.float64.kernels import (
+    activation,
+    attention,
+    conv,
+    dtype,
+    gather,
+    linear,
+    norm,
+    pool,
+    quantize,
+    recurrent,
+)
+from onnxgrow.verify.float64.kernels.registry import (
+    CONTRACTIONS,
+    KERNELS,
+    PIECEWISE,
+    Call,
+    EvaluationError,
+    NoFloat64Error,
+    RandomError,
+)
 
 __all__ = [
+    "CONTRACTIONS",
     "KERNELS",
+    "PIECEWISE",
     "Call",
     "EvaluationError",
     "NoFloat64Error",
     "RandomError",
     "activation",
+    "attention",
     "conv",
     "dtype",
     "gather",

@@ -6,11 +6,14 @@ The reference implementation covers them, too slowly for real networks.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
 
 import numpy as np
 
+from onnxgrow.verify.float64.kernels.pieces import is_large, pieces, whole
 from onnxgrow.verify.float64.kernels.registry import Array, Call, kernel
 from onnxgrow.verify.float64.kernels.windows import Window, pad, window_of
 
@@ -22,7 +25,7 @@ CACHED = 32_768
 """Elements of an image that a depthwise convolution works on at a time (256 KB of doubles)."""
 
 
-@kernel("Conv")
+@kernel("Conv", piecewise=(1,), contraction=True)
 def _conv(call: Call) -> tuple[Array]:
     x, w, bias = call.inputs[0], call.inputs[1], call.input(2)
     window = window_of(call, x.shape[2:], w.shape[2:])
@@ -30,15 +33,40 @@ def _conv(call: Call) -> tuple[Array]:
     if x.shape[1] != w.shape[1] * group or w.shape[0] % group:
         raise ValueError(f"Conv of input {x.shape} with weight {w.shape} in {group} groups")
     x = pad(x, window, 0.0)
-    if w.shape[1] == 1 and w.shape[0] == group:
-        y = _depthwise(x, w, window)
-    elif math.prod(window.kernel) == 1:
-        y = _pointwise(x, w, window, group)
+    if group == 1 and is_large(w):
+        rows = (_summed(call, x, piece, window, 1) for _, piece in pieces(w))
+        y = np.concatenate(list(rows), axis=1)
     else:
-        y = _columns(x, w, window, group)
+        y = _summed(call, x, whole(w), window, group)
     if bias is not None:
         y += bias.reshape(-1, *[1] * len(window.out))
     return (y,)
+
+
+def _summed(call: Call, x: Array, w: Array, window: Window, group: int) -> Array:
+    """The sum over parts of the input channels of each group."""
+    parts = call.parts(w.shape[1])
+    if len(parts) == 1 or w.shape[1] == 1:
+        return _convolved(x, w, window, group)
+    grouped = x.reshape(x.shape[0], group, -1, *x.shape[2:])
+    found = (
+        _convolved(
+            call.spaced(grouped[:, :, part], 2).reshape(x.shape[0], -1, *x.shape[2:]),
+            call.spaced(w[:, part], 1),
+            window,
+            group,
+        )
+        for part in parts
+    )
+    return functools.reduce(operator.iadd, found)
+
+
+def _convolved(x: Array, w: Array, window: Window, group: int) -> Array:
+    if w.shape[1] == 1 and w.shape[0] == group:
+        return _depthwise(x, w, window)
+    if math.prod(window.kernel) == 1:
+        return _pointwise(x, w, window, group)
+    return _columns(x, w, window, group)
 
 
 def _depthwise(x: Array, w: Array, window: Window) -> Array:
@@ -88,7 +116,7 @@ def _columns(x: Array, w: Array, window: Window, group: int) -> Array:
     return y.reshape(batch, w.shape[0], *window.out)
 
 
-@kernel("ConvTranspose")
+@kernel("ConvTranspose", contraction=True)
 def _conv_transpose(call: Call) -> tuple[Array]:
     x, w, bias = call.inputs[0], call.inputs[1], call.input(2)
     rank, group = x.ndim - 2, call.attr("group", 1)
@@ -105,7 +133,14 @@ def _conv_transpose(call: Call) -> tuple[Array]:
     flat = x.reshape(x.shape[0], group, x.shape[1] // group, -1)
     weights = w.reshape(group, w.shape[0] // group, *w.shape[1:])
     for tap in itertools.product(*map(range, kernel_shape)):
-        part = np.matmul(weights[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1), flat)
+        of_tap = weights[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1)
+        part = functools.reduce(
+            operator.iadd,
+            (
+                np.matmul(call.spaced(of_tap[:, :, p], 2), call.spaced(flat[:, :, p], 2))
+                for p in call.parts(flat.shape[2])
+            ),
+        )
         cells = tuple(
             slice(t * d, t * d + (n - 1) * s + 1, s)
             for t, d, n, s in zip(tap, dilations, x.shape[2:], strides, strict=True)

@@ -10,21 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrow.verify.float64.kernels.pieces import FLOATS, is_large, to_float64
 from onnxgrow.verify.float64.kernels.registry import Array, Call, RandomError, kernel
 
 __all__ = ["FLOATS", "to_float64"]
-
-FLOATS = frozenset(t for t in ir.DataType if t.is_floating_point())
-"""All ONNX float dtypes, down to 8 and 4 bits."""
-
-
-def to_float64(x: Array) -> Array:
-    """``x`` itself unless it holds floats of another width (ml_dtypes included)."""
-    if x.dtype == np.float64 or x.dtype.kind in "biucSUO":
-        return x
-    if x.dtype.kind == "f" or ir.DataType.from_numpy(x.dtype) in FLOATS:
-        return x.astype(np.float64)
-    return x
 
 
 def _convert(x: Array, target: ir.DataType) -> Array:
@@ -57,7 +46,8 @@ def _constant(call: Call) -> tuple[Array]:
         raise call.unsupported("sparse constants are not covered")
     value: Any = attribute.value
     if name == "value":
-        return (to_float64(value.numpy()),)
+        array = value.numpy()
+        return (array if is_large(array) else to_float64(array),)
     kinds = {"value_float": np.float64, "value_floats": np.float64, "value_int": np.int64, "value_ints": np.int64}
     return (np.asarray(value, kinds.get(name, object)),)
 
@@ -66,7 +56,8 @@ def _constant(call: Call) -> tuple[Array]:
 def _constant_of_shape(call: Call) -> tuple[Array]:
     value = call.attr("value")
     fill = np.zeros(1) if value is None else to_float64(value.numpy())
-    return (np.full(tuple(int(n) for n in call.inputs[0]), fill.reshape(-1)[0], fill.dtype),)
+    filled = np.broadcast_to(fill.reshape(-1)[0], tuple(int(n) for n in call.inputs[0]))
+    return (filled if is_large(filled) else filled.copy(),)
 
 
 @kernel("EyeLike")
@@ -84,7 +75,7 @@ def _range(call: Call) -> tuple[Array]:
     return ((start + np.arange(count) * delta).astype(start.dtype),)
 
 
-@kernel("Identity")
+@kernel("Identity", piecewise=(0,))
 def _identity(call: Call) -> tuple[Any]:
     return (call.inputs[0],)
 

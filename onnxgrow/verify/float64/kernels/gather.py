@@ -1,16 +1,39 @@
-"""Sampling by index: GatherElements and GridSample.
+"""Sampling by index: Gather, GatherElements and GridSample.
 
-Spec: https://onnx.ai/onnx/operators/onnx__GatherElements.html, …GridSample.html . The reference implementation fails on
-indices of fewer rows than the data, and computes GridSample's coordinates in float32.
+Spec: https://onnx.ai/onnx/operators/onnx__Gather.html, …GatherElements.html, …GridSample.html . The reference
+implementation of GatherElements fails on indices of fewer rows than the data, and GridSample's computes coordinates in
+float32. Gather is here to read no more of a large table than the rows it needs.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from onnxgrow.verify.float64.kernels.pieces import Derived, to_float64, whole
 from onnxgrow.verify.float64.kernels.registry import Array, Call, kernel
 
 __all__: list[str] = []
+
+
+@kernel("Gather", piecewise=(0,))
+def _gather(call: Call) -> tuple[Array]:
+    x, index = call.inputs
+    axis = call.axis(x.ndim, 0)
+    if isinstance(x, Derived):
+        if axis:
+            x = whole(x)
+        else:
+            rows = np.asarray(index)
+            _inside(rows, x.shape[0])
+            picked = x[np.where(rows < 0, rows + x.shape[0], rows).reshape(-1)]
+            return (picked.reshape(*rows.shape, *x.shape[1:]),)
+    _inside(index, x.shape[axis])
+    return (to_float64(np.take(x, index, axis=axis)),)
+
+
+def _inside(index: Array, size: int) -> None:
+    if index.size and (index.min() < -size or index.max() >= size):
+        raise ValueError(f"Gather of index {int(index.min())} to {int(index.max())} from {size} entries")
 
 
 @kernel("GatherElements")

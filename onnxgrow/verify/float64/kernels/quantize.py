@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxgrow.verify.float64.kernels.registry import Array, Call, kernel
 
-__all__: list[str] = []
+__all__ = ["straight_through"]
 
 _RANGES = {
     ir.DataType.INT8: (-128, 127),
@@ -61,6 +61,18 @@ def _quantize(call: Call) -> tuple[Array]:
     if zero is not None:
         y = y + _along(call, zero.astype(np.float64), x)
     return (np.clip(y, *_RANGES[target]).astype(target.numpy()),)
+
+
+def straight_through(call: Call) -> tuple[Array]:
+    """QuantizeLinear as its gradient is taken in training: clipped, but not rounded (https://arxiv.org/abs/1308.3432)."""
+    x, scale, zero = call.inputs[0], call.inputs[1], call.input(2)
+    target = ir.DataType(call.attr("output_dtype", 0) or int(ir.DataType.UINT8))
+    if zero is not None:
+        target = ir.DataType.from_numpy(zero.dtype)
+    y = x / _along(call, scale, x)
+    if zero is not None:
+        y = y + _along(call, zero.astype(np.float64), x)
+    return (np.clip(y, float(target.min), float(target.max)),)
 
 
 @kernel("DynamicQuantizeLinear")

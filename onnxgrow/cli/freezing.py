@@ -1,0 +1,62 @@
+"""``--freeze-old``: a list of the old and the new parameters beside the grown model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxgrow.cli import options
+from onnxgrow.cli.job import Request, carry_out
+from onnxgrow.cli.places import check_apart, check_report, choose_output
+from onnxgrow.cli.streams import complain
+
+if TYPE_CHECKING:
+    from onnxgrow.io import Loaded
+    from onnxgrow.passes import GrowthPass
+
+__all__ = ["carry_out_with_list", "freeze_option"]
+
+freeze_option = click.option(
+    "--freeze-old",
+    type=options.PATH,
+    metavar="FILE.json",
+    help="Write the names of old and new parameters there, for training the new ones alone.",
+)
+
+
+def carry_out_with_list(
+    command: str,
+    request: Request,
+    make: Callable[[], GrowthPass],
+    plan: Callable[[Any, Loaded], Mapping[str, Any]],
+    freeze_old: Path | None,
+) -> int:
+    """As :func:`onnxgrow.cli.job.carry_out`; writes the list once the model is in place."""
+    if freeze_old is None:
+        return carry_out(command, request, make, plan)
+    target = choose_output(request.model, request.output, request.in_place, request.force or request.dry_run)
+    others = [p for p in (request.report, request.inputs) if p is not None]
+    check_apart(freeze_old, "--freeze-old", [request.model, target, *others])
+    check_report(freeze_old)
+    code = carry_out(command, request, make, plan)
+    if code == 0 and not request.dry_run:
+        _write(freeze_old, target)
+    return code
+
+
+def _write(path: Path, target: Path) -> None:
+    from onnxgrow.growth_map import GrowthMap
+    from onnxgrow.io import load
+    from onnxgrow.passes.blocks import freeze_list
+
+    model = load(target).model
+    data = freeze_list(model, GrowthMap.of_model(model.metadata_props) or GrowthMap())
+    try:
+        path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as e:
+        # The model is in place and proved: no exit code may deny it.
+        complain(f"{path}: cannot be written: {e.strerror or e} ({target} is written and proved)")
