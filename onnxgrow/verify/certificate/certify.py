@@ -23,7 +23,7 @@ from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, remove
 from onnxgrow.verify.certificate.claims import Claims
 from onnxgrow.verify.certificate.combinations import Combinations, Pattern
 from onnxgrow.verify.certificate.compare import Tally, compare_constants, compare_values, zero_slabs
-from onnxgrow.verify.certificate.equality import attributes_difference, function_difference
+from onnxgrow.verify.certificate.equality import function_difference
 from onnxgrow.verify.certificate.facts import prove_facts
 from onnxgrow.verify.certificate.formulas import FORMULAS, OPERAND
 from onnxgrow.verify.certificate.pair import Pair
@@ -31,13 +31,11 @@ from onnxgrow.verify.certificate.readers import ArrayReader, Reader, everything
 from onnxgrow.verify.certificate.registry import checker_for
 from onnxgrow.verify.certificate.side import (
     Side,
-    attribute_graphs,
-    captures,
     input_name,
-    input_names,
     output_names,
 )
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Unrelated, Zeros
+from onnxgrow.verify.certificate.unchanged import unchanged, why_changed
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 
 __all__ = ["ASSUMES", "MAX_FINDINGS", "certify"]
@@ -340,17 +338,19 @@ class _Run:
         ):
             self._identity_insertion(node, claims)
             return
-        if self._unchanged(node, original, claims):
+        if unchanged(node, original, claims, self._relate):
             self.ways["same node, nothing grown"] += 1
             self._prove_claims(claims, {})
             return
         for claim in claims.values():
             if claim.shape is None:
-                raise ProofError(f"the shape of {claim.name!r} is not known{self._why(node, original)}")
+                raise ProofError(f"the shape of {claim.name!r} is not known{why_changed(node, original, self._relate)}")
         domain = self.new.domain(node)
         checker = None if self.new.is_function(node) else checker_for(domain, node.op_type)
         if checker is None:
-            raise ProofError(f"no rule for {node.op_type} where something grew or changed{self._why(node, original)}")
+            raise ProofError(
+                f"no rule for {node.op_type} where something grew or changed{why_changed(node, original, self._relate)}"
+            )
         pair = Pair(
             node,
             original,
@@ -415,46 +415,6 @@ class _Run:
             raise ProofError("its input's growth differs")
         self.ways["inserted Identity"] += 1
         self._prove_claims({0: claim}, {0: lambda: state.zeros})
-
-    def _unchanged(self, node: ir.Node, original: ir.Node, claims: dict[int, Claim]) -> bool:
-        """Whether the node is the original's and sees and makes only what did not grow: then nothing can change."""
-        if not all(claim.identity for claim in claims.values()):
-            return False
-        if len(node.outputs) != len(original.outputs):
-            return False
-        names, old_names = input_names(node), input_names(original)
-        if len(names) != len(old_names) or any(bool(a) != bool(b) for a, b in zip(names, old_names, strict=True)):
-            return False
-        if attributes_difference(original.attributes, node.attributes):
-            return False
-        pairs = [(a, b) for a, b in zip(names, old_names, strict=True) if a]
-        # Bodies are equal, so what they capture has the same names in both models.
-        pairs += [(name, name) for body in attribute_graphs(node) for name in sorted(captures(body))]
-        try:
-            return all(self._relate(a, b).identity for a, b in pairs)
-        except ProofError:
-            return False
-
-    def _why(self, node: ir.Node, original: ir.Node) -> str:
-        """What keeps a node without a rule from being trivially the same."""
-        difference = attributes_difference(original.attributes, node.attributes)
-        if difference:
-            return f" ({difference})"
-        for a, b in zip(input_names(node), input_names(original), strict=False):
-            if a:
-                try:
-                    if not self._relate(a, b).identity:
-                        return f" (input {a!r} grew)"
-                except ProofError as fault:
-                    return f" ({fault})"
-        for body in attribute_graphs(node):
-            for name in sorted(captures(body)):
-                try:
-                    if not self._relate(name, name).identity:
-                        return f" (its body reads {name!r}, which grew)"
-                except ProofError as fault:
-                    return f" ({fault})"
-        return ""
 
     def _relate(self, name: str, of: str) -> Proved:
         """The proved state of a value of the result as a stand-in for a value of the original. Raises ProofError."""
