@@ -16,16 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxgrow.growth_map import (
-    METADATA_KEY,
-    AxisMap,
-    GrowthMap,
-    NodeChange,
-    Segment,
-    SetGrowth,
-    TensorGrowth,
-    ValueGrowth,
-)
+from onnxgrow.axis_map import AxisMap, Segment
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap, NodeChange, SetGrowth, TensorGrowth, ValueGrowth
 
 SCHEMA = json.loads(files("onnxgrow").joinpath("growth_map.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

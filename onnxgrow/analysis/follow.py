@@ -27,7 +27,7 @@ from onnxgrow.analysis.follower import (
     State,
 )
 from onnxgrow.analysis.infer import Dimensions
-from onnxgrow.growth_map import ANY, COPY, MEAN, ZERO
+from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 
 __all__ = ["follow"]
 

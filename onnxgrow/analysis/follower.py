@@ -17,7 +17,7 @@ from onnxgrow.algebra import Term
 from onnxgrow.analysis.infer import Dimensions
 from onnxgrow.analysis.network import Site
 from onnxgrow.analysis.ways import Way
-from onnxgrow.growth_map import ANY, COPY, MEAN, ZERO
+from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 from onnxgrow.rules import LinearUse, Reason, Terms
 
 __all__ = ["Follower", "Handler", "Impossible", "Residual", "State", "Written"]

@@ -20,7 +20,7 @@ from onnxgrow.algebra import Kind, Term
 from onnxgrow.analysis.follow import follow
 from onnxgrow.analysis.follower import Impossible, Residual
 from onnxgrow.analysis.infer import Dimensions
-from onnxgrow.growth_map import COPY, MEAN, ZERO
+from onnxgrow.axis_map import COPY, MEAN, ZERO
 from onnxgrow.rules import Reason
 
 __all__ = ["MODES", "settle_statistics"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from onnxgrow.cli import options
 from onnxgrow.cli.job import Request, carry_out
 from onnxgrow.cli.places import check_apart, check_report, choose_output
 from onnxgrow.cli.streams import complain
+from onnxgrow.errors import GrowError
 
 if TYPE_CHECKING:
     from onnxgrow.io import Loaded
@@ -42,7 +42,7 @@ def carry_out_with_list(
     others = [p for p in (request.report, request.inputs) if p is not None]
     check_apart(freeze_old, "--freeze-old", [request.model, target, *others])
     check_report(freeze_old)
-    code = carry_out(command, request, make, plan)
+    code = carry_out(command, request, make, plan, also={"--freeze-old": freeze_old})
     if code == 0 and not request.dry_run:
         _write(freeze_old, target)
     return code
@@ -52,11 +52,11 @@ def _write(path: Path, target: Path) -> None:
     from onnxgrow.growth_map import GrowthMap
     from onnxgrow.io import load
     from onnxgrow.passes.blocks import freeze_list
+    from onnxgrow.report import write_json
 
-    model = load(target).model
-    data = freeze_list(model, GrowthMap.of_model(model.metadata_props) or GrowthMap())
     try:
-        path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as e:
+        model = load(target).model
+        write_json(path, freeze_list(model, GrowthMap.of_model(model.metadata_props) or GrowthMap()))
+    except GrowError as e:
         # The model is in place and proved: no exit code may deny it.
-        complain(f"{path}: cannot be written: {e.strerror or e} ({target} is written and proved)")
+        complain(f"{e} ({target} is written and proved)")

@@ -51,6 +51,7 @@ def carry_out(
     plan: Callable[[Any, Loaded], Mapping[str, Any]],
     max_change: float | None = None,
     beside: Sequence[Path] = (),
+    also: Mapping[str, Path] | None = None,
 ) -> int:
     """Check the places, make the pass, and plan or grow.
 
@@ -61,6 +62,7 @@ def carry_out(
         plan: Gives the plan of that pass for a model, JSON data.
         max_change: For passes with inexact methods.
         beside: Other files that it reads, which are never written to.
+        also: Option → another file that the caller writes afterwards; it must be none of those that are read.
     """
     target = choose_output(request.model, request.output, request.in_place, request.force or request.dry_run)
     given = [*([request.inputs] if request.inputs else []), *beside]
@@ -87,8 +89,9 @@ def carry_out(
         loaded = load(request.model)
         sources = [*data_files(loaded.model), *given]
         check_apart(target, "--output", sources)
-        if request.report is not None:
-            check_apart(request.report, "--report", sources)
+        for option, path in ({"--report": request.report} | dict(also or {})).items():
+            if path is not None:
+                check_apart(path, option, sources)
         feeds = read_inputs(request.inputs, loaded)
         step.proof = Proof(feeds, request.input_shapes, request.provider, max_change, screen.step)
         job = Job(command, request.model, target, request.report, request.as_json, screen, time.time())

@@ -12,9 +12,10 @@ import onnx_ir as ir
 from onnxgrow.algebra import Term, layout
 from onnxgrow.analysis import Analysis, find_patches, node_key
 from onnxgrow.analysis.shape_flow import SitePatch
+from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.concrete.bodies import Path
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.growth_map import SCALED, AxisMap, Segment, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import SCALED, SetGrowth, TensorGrowth, ValueGrowth
 from onnxgrow.passes.residual import Combined, Scaled, axis_map
 from onnxgrow.passes.rewriter import Rewriter
 from onnxgrow.passes.roles import Piece, grown_pieces

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.analysis import Analysis, node_key
+from onnxgrow.axis_map import ANY
 from onnxgrow.concrete.session import open_session
 from onnxgrow.concrete.values import constants
-from onnxgrow.growth_map import ANY, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import TensorGrowth, ValueGrowth
 from onnxgrow.passes.rewriter import Rewriter
 
 __all__ = ["calibrate"]

@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from onnxgrow.analysis import node_key
 from onnxgrow.analysis.study import Study
+from onnxgrow.axis_map import ZERO, AxisMap, Segment
 from onnxgrow.concrete.pin import input_specs
 from onnxgrow.errors import UnsupportedError, UsageError
-from onnxgrow.growth_map import ZERO, Axes, AxisMap, Segment
+from onnxgrow.growth_map import Axes
 from onnxgrow.passes.padding import Unplaceable, Window, placed
 
 __all__ = ["KernelPlan", "PlannedKernel", "plan_kernels"]

@@ -20,7 +20,7 @@ from onnxgrow.algebra import Term
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.follower import Residual
 from onnxgrow.analysis.network import Site
-from onnxgrow.growth_map import ANY, COPY, MEAN, ZERO, AxisMap, Segment
+from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO, AxisMap, Segment
 from onnxgrow.init import cast
 from onnxgrow.init.summation import fold
 from onnxgrow.passes.grown_tensor import Entries

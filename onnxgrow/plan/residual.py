@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnxgrow.analysis import ChannelSet
 from onnxgrow.analysis.follower import Residual
-from onnxgrow.growth_map import COPY
+from onnxgrow.axis_map import COPY
 
 __all__ = ["chosen_way", "residual_problem"]
 

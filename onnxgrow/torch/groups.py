@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from onnxgrow.axis_map import AxisMap
 from onnxgrow.errors import BadInputError, UsageError
-from onnxgrow.growth_map import AxisMap, GrowthMap
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.torch.module import OnnxModule
 
 __all__ = ["EntryRates", "new_entries", "param_groups"]

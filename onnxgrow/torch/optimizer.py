@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from onnxgrow.axis_map import COPY
 from onnxgrow.errors import BadInputError, UnsupportedError, UsageError
-from onnxgrow.growth_map import COPY, GrowthMap, TensorGrowth
+from onnxgrow.growth_map import GrowthMap, TensorGrowth
 
 __all__ = ["grow_average", "grow_optimizer"]
 

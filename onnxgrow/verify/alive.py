@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.growth_map import ZERO, GrowthMap, SetGrowth
+from onnxgrow.axis_map import ZERO
+from onnxgrow.growth_map import GrowthMap, SetGrowth
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
 from onnxgrow.verify.float64.kernels.pieces import Change, Derived, Large, is_float, pieces

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.growth_map import MEAN, SCALED, AxisMap, GrowthMap, ValueGrowth
+from onnxgrow.axis_map import MEAN, AxisMap
+from onnxgrow.growth_map import SCALED, GrowthMap, ValueGrowth
 from onnxgrow.io.copy import copy_model
 from onnxgrow.verify import float64, runtime
 from onnxgrow.verify.inputs import variants

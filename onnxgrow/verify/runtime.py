@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxgrow.axis_map import AxisMap
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.growth_map import AxisMap, GrowthMap
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.restrict import old_region
 from onnxgrow.verify.noise import moved_inputs, moved_weights

@@ -78,3 +78,14 @@ def test_what_cannot_be_done_is_one_line_and_no_file(
     assert outcome.code == code
     assert outcome.error
     assert listing(folder) == before
+
+
+def test_the_list_is_never_written_over_what_the_model_reads(network: Path, folder: Path, onnxgrow: Run) -> None:
+    onnx.save(onnx.load(network), "big.onnx", save_as_external_data=True, location="big.onnx.data", size_threshold=0)
+    data = Path("big.onnx.data").read_bytes()
+    Path("big.onnx.data").write_bytes(b"{" + data[1:])  # begins like a list or a report that may be replaced
+    before = listing(folder)
+    outcome = onnxgrow("blocks", "big.onnx", "--copy", "1", "--freeze-old", "big.onnx.data", "-o", "deep.onnx")
+    assert outcome.code == 2
+    assert "--freeze-old" in outcome.error
+    assert listing(folder) == before

@@ -19,8 +19,8 @@ WEIGHTS = {"wa": (6, 4), "ba": (4,), "wb": (4, 8), "wc": (8, 3)}
 
 
 def grow(added: dict[str, int], graph: str = MLP, weights: object = None, **request: object) -> tuple[ir.Model, Grown]:
-    model = model_of(graph, weights or WEIGHTS)  # type: ignore[arg-type]  # shapes
-    return model, grow_sets(model, analysis_of(model), added, WidenRequest(**request))  # type: ignore[arg-type]
+    model = model_of(graph, weights or WEIGHTS)  # type: ignore[arg-type]  # a table of shapes
+    return model, grow_sets(model, analysis_of(model), added, WidenRequest(**request))  # type: ignore[arg-type]  # any field
 
 
 def values(model: ir.Model, name: str) -> np.ndarray:

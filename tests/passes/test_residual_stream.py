@@ -10,9 +10,10 @@ import onnx_ir as ir
 import pytest
 from support import model_of
 
+from onnxgrow.axis_map import AxisMap
 from onnxgrow.concrete.values import constants
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.growth_map import AxisMap, GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.passes import Widen
 from onnxgrow.verify.judge import verify
 from onnxgrow.verify.report import TierStatus, Verdict

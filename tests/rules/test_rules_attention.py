@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 from support import analysis_of, model_of
 
-from onnxgrow.growth_map import METADATA_KEY, AxisMap, GrowthMap, ValueGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap, ValueGrowth
 from onnxgrow.io import copy_model
 from onnxgrow.passes import Widen
 from onnxgrow.passes.rewriter import Rewriter

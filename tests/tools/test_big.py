@@ -104,14 +104,14 @@ def test_a_full_and_a_read_only_disk_leave_the_old_model(tmp_path: Path) -> None
 def test_the_file_trace_knows_offences() -> None:
     from tools.trace_files import offences
 
-    home = Path("/work")
+    home = Path("/models")
     calls = {
         'openat(AT_FDCWD, "m.onnx", O_RDONLY) = 3': False,
-        'openat(AT_FDCWD, "/work/sub/w", O_RDONLY) = 3': False,
+        'openat(AT_FDCWD, "/models/sub/w", O_RDONLY) = 3': False,
         'openat(AT_FDCWD, "/usr/lib/x.so", O_RDONLY) = 3': False,
         'openat(AT_FDCWD, "../secret", O_RDONLY) = 3': True,
-        'openat(AT_FDCWD, "/work/../secret", O_RDONLY) = 3': True,
-        'renameat(AT_FDCWD, "/work/a", AT_FDCWD, "/secret") = 0': True,
+        'openat(AT_FDCWD, "/models/../secret", O_RDONLY) = 3': True,
+        'renameat(AT_FDCWD, "/models/a", AT_FDCWD, "/secret") = 0': True,
         'unlink("/secret") = 0': True,
         'stat("/secret", 0x0) = 0': False,
         "socket(AF_INET, SOCK_STREAM, IPPROTO_TCP) = 3": True,

@@ -12,8 +12,9 @@ from support import model_of
 torch = pytest.importorskip("torch.nn", reason="PyTorch is not installed") and pytest.importorskip("torch")
 
 import onnxgrow  # noqa: E402 # only where PyTorch is installed
+from onnxgrow.axis_map import AxisMap, Segment  # noqa: E402
 from onnxgrow.errors import BadInputError, UnsupportedError, UsageError  # noqa: E402
-from onnxgrow.growth_map import AxisMap, GrowthMap, Segment, TensorGrowth  # noqa: E402
+from onnxgrow.growth_map import GrowthMap, TensorGrowth  # noqa: E402
 from onnxgrow.torch import (  # noqa: E402
     EntryRates,
     OnnxModule,

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxgrow.growth_map import AxisMap, GrowthMap, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import GrowthMap, SetGrowth, TensorGrowth, ValueGrowth
 from onnxgrow.io import model_digest
 
 MLP = """

@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxgrow.growth_map import METADATA_KEY, AxisMap, GrowthMap, NodeChange, Segment, TensorGrowth, ValueGrowth
+from onnxgrow.axis_map import AxisMap, Segment
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap, NodeChange, TensorGrowth, ValueGrowth
 from onnxgrow.io import Carried, copy_model
 from onnxgrow.verify.accounting import MAX_FINDINGS, account
 from onnxgrow.verify.report import TierResult, TierStatus

@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 from by_hand import copy, grow, random, set_weight, text_model, weight
 
-from onnxgrow.growth_map import AxisMap, GrowthMap, SetGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import GrowthMap, SetGrowth
 from onnxgrow.io.digest import tensor_digest
 from onnxgrow.verify import TierStatus, Verdict, judge
 from onnxgrow.verify.alive import check

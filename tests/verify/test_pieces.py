@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from by_hand import grown_mlp, mlp, text_model
 
-from onnxgrow.growth_map import AxisMap
+from onnxgrow.axis_map import AxisMap
 from onnxgrow.io import load
 from onnxgrow.verify.float64 import prepare, run_tier
 from onnxgrow.verify.float64.kernels import pieces

@@ -12,8 +12,9 @@ import onnx_ir as ir
 import pytest
 from by_hand import copy, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
 
+from onnxgrow.axis_map import AxisMap
 from onnxgrow.errors import EnvironmentFault, UnsupportedError, UsageError
-from onnxgrow.growth_map import AxisMap, GrowthMap
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify import sessions
 from onnxgrow.verify.noise import moved, moved_inputs, moved_weights
 from onnxgrow.verify.report import TierStatus

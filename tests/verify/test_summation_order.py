@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from by_hand import copy, grow, set_weight, text_model, weight
 
-from onnxgrow.growth_map import AxisMap, GrowthMap
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify import runtime
 from onnxgrow.verify.float64 import prepare, run_tier, twins
 from onnxgrow.verify.float64.kernels import CONTRACTIONS

@@ -5,83 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import onnx_ir as ir
-
-from onnxgrow.analysis.study import Study, study
+from onnxgrow.analysis.study import Study
 from onnxgrow.errors import UsageError
-from onnxgrow.growth_map import GrowthMap
-from onnxgrow.io import copy_model
-from onnxgrow.passes.base import Grown, GrowthPass, Proof, lineage
+from onnxgrow.passes.base import Lineage, Proof
 from onnxgrow.passes.blocks.copying import insert_copy
-from onnxgrow.passes.blocks.fresh import KINDS, insert_block
+from onnxgrow.passes.blocks.fresh import KINDS, Block, insert_block
 from onnxgrow.passes.blocks.plan import BlockPlan, CopiedLayer, plan_blocks, plan_copies
 from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.functions import AUTO, check_function
-from onnxgrow.passes.deepen.plan import Where
-from onnxgrow.passes.rewriter import Rewriter
+from onnxgrow.passes.deepen.inserting import Insertion, Selectors, check_every, kernel_of, where_of
 
 __all__ = ["AddBlocks", "CopyBlocks"]
 
-LARGEST_KERNEL = 1 << 10
-Selectors = Sequence[str] | str | None
 
+class _Blocks(Insertion[Block | CopiedLayer]):
+    """Builds blocks."""
 
-def _listed(given: Selectors) -> tuple[str, ...]:
-    return () if given is None else (given,) if isinstance(given, str) else tuple(given)
-
-
-def _check_every(every: int, named: bool) -> None:
-    if type(every) is not int or every < 1:
-        raise UsageError("every", f"{every!r} is no positive whole number")
-    if every != 1 and named:
-        raise UsageError("every", "it picks among the automatic places, but places are named", "leave one of them out")
-
-
-class _Blocks(GrowthPass):
-    """What both passes do with their plan."""
-
-    seed = 0
-
-    def planned(self, found: Study) -> BlockPlan:
-        raise NotImplementedError
-
-    def _studied(self, model: ir.Model) -> Study:
-        self.proof.say("analysing")
-        return study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
-
-    def plan(self, model: ir.Model) -> BlockPlan:
-        """What would be done."""
-        return self.planned(self._studied(model))
-
-    def grow(self, model: ir.Model) -> Grown:
-        """Insert into a copy of ``model``."""
-        plan, past = self.planned(self._studied(model)), lineage(model)
-        self.proof.say(f"inserting {len(plan.parts)} blocks")
-        grown = copy_model(model)
-        build = Builder(Rewriter(grown))
-        for part in plan.parts:
-            key, index = part.place.readers[0]
-            read = build.rewriter.node(key).inputs[index]
-            assert read is not None
-            value = read.name or ""
-            if isinstance(part, CopiedLayer):
-                value = insert_copy(build, part.place, part.copies, value, build.rewriter.fresh_scope("copy"))
-            else:
-                value = insert_block(build, part, value, self.seed, past.generation)
-            build.lead_to(part.place, value)
-        growth_map = GrowthMap(
-            original=past.original,
-            generation=past.generation,
-            seed=self.seed,
-            values=build.values,
-            tensors=build.tensors,
-            nodes=build.rewriter.node_changes(),
-            inserted=tuple(build.rewriter.inserted),
-            recipe=plan.recipe,
-            versions=past.versions,
-            history=past.history,
-        )
-        return Grown(grown, growth_map, plan.to_json())
+    def insert(self, build: Builder, part: Block | CopiedLayer, value: str, past: Lineage) -> str:
+        """Add a block, or a copied layer."""
+        if isinstance(part, CopiedLayer):
+            return insert_copy(build, part.place, part.copies, value, build.rewriter.fresh_scope("copy"))
+        return insert_block(build, part, value, self.seed, past.generation)
 
 
 class AddBlocks(_Blocks):
@@ -126,20 +70,16 @@ class AddBlocks(_Blocks):
         super().__init__(proof)
         if block not in KINDS:
             raise UsageError("block", f"{block!r} is unknown", f"there are {', '.join(KINDS)}")
-        self.where = Where(_listed(at), _listed(after), _listed(before), every)
-        _check_every(every, self.where.named)
+        self.where = where_of(at, after, before, every)
         if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
             raise UsageError("ratio", f"{ratio!r} is no positive number")
         if ratio is not None and block == "separable":
             raise UsageError("ratio", "a separable block has no hidden channels of its own", "leave it out")
-        sizes = (kernel,) if isinstance(kernel, int) else tuple(kernel)
-        if not sizes or not all(type(n) is int and 0 < n <= LARGEST_KERNEL for n in sizes):
-            raise UsageError("kernel", f"{kernel!r} is no kernel size", f"sizes are from 1 to {LARGEST_KERNEL}")
         check_function(activation)
         if type(seed) is not int:
             raise UsageError("seed", f"{seed!r} is no whole number")
         self.block, self.ratio, self.activation, self.seed = block, ratio, activation, seed
-        self.kernel = kernel if isinstance(kernel, int) else sizes
+        self.kernel = kernel_of(kernel)
 
     def planned(self, found: Study) -> BlockPlan:
         """The plan for a network that was studied."""
@@ -168,7 +108,7 @@ class CopyBlocks(_Blocks):
         super().__init__(proof)
         given = () if copy is None else (copy,) if isinstance(copy, (str, int)) else tuple(copy)
         self.copy = tuple(map(str, given))
-        _check_every(every, bool(self.copy))
+        check_every(every, bool(self.copy))
         self.every = every
 
     def planned(self, found: Study) -> BlockPlan:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from onnxgrow.growth_map import AxisMap
+from onnxgrow.axis_map import AxisMap
 
 __all__ = ["Axis", "AxisTable", "IntArray", "Mask"]
 

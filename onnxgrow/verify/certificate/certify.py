@@ -15,8 +15,9 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrow.axis_map import COPY
 from onnxgrow.concrete.infer import Concrete
-from onnxgrow.growth_map import COPY, GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate.axis import AxisTable
 from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, removed_over

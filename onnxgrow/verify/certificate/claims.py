@@ -6,7 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from onnxgrow.growth_map import COPY, MEAN, SCALED, ZERO, Axes, GrowthMap, TensorGrowth
+from onnxgrow.axis_map import COPY, MEAN, ZERO
+from onnxgrow.growth_map import SCALED, Axes, GrowthMap, TensorGrowth
 from onnxgrow.verify.certificate.axis import Axis, AxisTable, IntArray, Mask
 from onnxgrow.verify.certificate.factors import square_of
 from onnxgrow.verify.certificate.facts import unprovable

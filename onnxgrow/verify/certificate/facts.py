@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxgrow.growth_map import ANY, COPY, MEAN, ZERO, Segment
+from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO, Segment
 from onnxgrow.verify.certificate.state import ProofError, Proved
 
 __all__ = ["KEEP_ZERO", "Combined", "prove_facts", "unprovable"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxgrow.growth_map import ANY, AxisMap
+from onnxgrow.axis_map import ANY, AxisMap
 from onnxgrow.verify.float64.kernels.pieces import pieces
 from onnxgrow.verify.float64.kernels.registry import Array
 

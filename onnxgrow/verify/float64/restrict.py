@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.growth_map import AxisMap, GrowthMap
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.interpreter import values_read
 from onnxgrow.verify.float64.kernels.registry import Array
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxgrow.axis_map import MEAN
 from onnxgrow.concrete.values import constants
-from onnxgrow.growth_map import MEAN, SCALED, GrowthMap, TensorGrowth
+from onnxgrow.growth_map import SCALED, GrowthMap, TensorGrowth
 
 __all__ = ["unrounded", "with_exact_attributes"]
 

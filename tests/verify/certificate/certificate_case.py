@@ -11,8 +11,9 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 
+from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.concrete.infer import Concrete, concretize
-from onnxgrow.growth_map import AxisMap, GrowthMap, NodeChange, Segment, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import GrowthMap, NodeChange, TensorGrowth, ValueGrowth
 from onnxgrow.io import model_digest, tensor_digest
 from onnxgrow.verify.accounting import account
 from onnxgrow.verify.certificate import certify

@@ -21,7 +21,8 @@ from certificate_case import Case, at, get_tensor, grow, more, reasons, rnd, set
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxgrow.growth_map import AxisMap, NodeChange, TensorGrowth, ValueGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import NodeChange, TensorGrowth, ValueGrowth
 from onnxgrow.io import copy_model
 from onnxgrow.verify.report import TierStatus
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from certificate_case import Case, at, get_tensor, grow, more, reasons, rnd, set_tensor
 
-from onnxgrow.growth_map import AxisMap, Segment
+from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.verify.report import TierStatus
 
 A = more(4, 2)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from certificate_case import Array, Case, at, grow, more, reasons, rnd
 
-from onnxgrow.growth_map import AxisMap, ValueGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import ValueGrowth
 from onnxgrow.verify.report import TierStatus
 
 Maps = Mapping[int, AxisMap]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support import model_of
 
-from onnxgrow.growth_map import ANY, METADATA_KEY, AxisMap, GrowthMap, Segment, ValueGrowth
+from onnxgrow.axis_map import ANY, AxisMap, Segment
+from onnxgrow.growth_map import METADATA_KEY, GrowthMap, ValueGrowth
 from onnxgrow.passes.widen import Widen
 from onnxgrow.verify.judge import verify
 from onnxgrow.verify.report import TierStatus, Verdict

@@ -12,7 +12,8 @@ import onnx_ir as ir
 import pytest
 from certificate_case import Array, Case, get_tensor, grow, more, reasons, rnd, set_tensor
 
-from onnxgrow.growth_map import AxisMap, GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.axis_map import AxisMap
+from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.verify.certificate import certify
 from onnxgrow.verify.certificate.blocks import blocks, same_bits, take
 from onnxgrow.verify.certificate.readers import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from certificate_case import Array, Case, grow, more, reasons, rnd
 
-from onnxgrow.growth_map import AxisMap, Segment
+from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.verify.report import TierStatus
 
 A = more(4, 2)
