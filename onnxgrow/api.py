@@ -7,17 +7,24 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Unpack
 
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.study import Study, study
-from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import BadInputError
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.io import INLINE_LIMIT, Loaded, Weights, WriteProgress, give_back, load, stage
+from onnxgrow.io import Loaded, WriteProgress, give_back, load, stage
+from onnxgrow.options import (
+    Form,
+    InexactOptions,
+    Inputs,
+    Options,
+    Shapes,
+    feeds_of,
+    proof_of,
+    spelled_out,
+    storage_of,
+)
 from onnxgrow.passes.base import GrowthPass, GrowthResult, Progress, Proof
 from onnxgrow.passes.enlarge_kernel import EnlargeKernel
 from onnxgrow.passes.widen import Widen
@@ -28,16 +35,12 @@ __all__ = [
     "Inspection",
     "apply",
     "enlarge_kernel",
-    "feeds_of",
+    "grow",
     "inspect",
     "plan",
     "verify",
     "widen",
 ]
-
-Feeds = Mapping[str, npt.NDArray[np.generic]]
-Inputs = Feeds | str | os.PathLike[str]
-Shapes = Mapping[str, Sequence[int]]
 
 INTERVAL = 12.0
 """Seconds between two words about the progress of writing; longer than a log waits before it shows a step."""
@@ -122,6 +125,7 @@ def inspect(
     return Inspection(found.analysis, found.analysis.network.concrete.input_shapes, used)
 
 
+@spelled_out(InexactOptions)
 def widen(
     model: object,
     layers: Sequence[str] | str | None = None,
@@ -136,18 +140,7 @@ def widen(
     seed: int = 0,
     residual: bool = False,
     outputs: Sequence[str] | str = (),
-    inputs: Inputs | None = None,
-    input_shapes: Shapes | None = None,
-    provider: str = "auto",
-    max_change: float | None = None,
-    output: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    external_data: bool | None = None,
-    external_threshold: int = INLINE_LIMIT,
-    max_shard_size: int | None = None,
-    weights: Weights = "raw",
-    link_unchanged: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[InexactOptions],
 ) -> GrowthResult:
     """Make a trained network wider without changing what it computes; prove it.
 
@@ -155,15 +148,7 @@ def widen(
         model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
         layers, factor, add, to, multiple_of, method, scale, init, seed, residual, outputs: See
             :class:`onnxgrow.passes.Widen`.
-        inputs: Valid inputs by name, or an npz file of them, used beside sampled ones.
-        input_shapes: Input name → dimensions.
-        provider: ``auto``, ``cpu`` or ``cuda``.
-        max_change: Largest relative change of an output that an inexact method may make.
-        output: Where to write the result; what is verified is the written file, before it gets its name.
-        overwrite: Whether ``output`` may exist.
-        external_data: Whether its weights go into a file beside it; decided by size when not given.
-        external_threshold, max_shard_size, weights, link_unchanged: See :func:`onnxgrow.io.stage`.
-        progress: Told what is being done.
+        options: How it is proved and where it goes: see :class:`onnxgrow.options.InexactOptions`.
 
     Returns:
         The grown model (type in = type out; an ``onnx_ir.Model`` for a path), its growth map and the evidence.
@@ -172,8 +157,6 @@ def widen(
         NotEquivalentError: The result was not proved; nothing was written. The report is attached.
         GrowError: The request, the model or the machine is at fault; nothing was written.
     """
-    loaded = load(model)
-    proof = Proof(feeds_of(inputs, loaded), input_shapes, provider, max_change, progress)
     step = Widen(
         layers,
         factor=factor,
@@ -186,67 +169,36 @@ def widen(
         seed=seed,
         residual=residual,
         outputs=outputs,
-        proof=proof,
     )
-    return apply(
-        step,
-        loaded,
-        output=output,
-        overwrite=overwrite,
-        external_data=external_data,
-        external_threshold=external_threshold,
-        max_shard_size=max_shard_size,
-        weights=weights,
-        link_unchanged=link_unchanged,
-    )
+    return grow(step, model, options)
 
 
+@spelled_out(Options)
 def enlarge_kernel(
     model: object,
     layers: Sequence[str] | str | None = None,
     *,
     to: int | Sequence[int],
-    inputs: Inputs | None = None,
-    input_shapes: Shapes | None = None,
-    provider: str = "auto",
-    output: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    external_data: bool | None = None,
-    external_threshold: int = INLINE_LIMIT,
-    max_shard_size: int | None = None,
-    weights: Weights = "raw",
-    link_unchanged: bool = False,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> GrowthResult:
     """Give convolutions larger kernels without changing what they compute; prove it.
 
     Args:
-        model: Path, ``ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``; never changed.
+        model: As for :func:`widen`.
         layers, to: See :class:`onnxgrow.passes.EnlargeKernel`.
-        inputs, input_shapes, provider, output, overwrite, progress: As for :func:`widen`.
-        external_data, external_threshold, max_shard_size, weights, link_unchanged: As for :func:`widen`.
+        options: How it is proved and where it goes: see :class:`onnxgrow.options.Options`.
 
-    Returns:
+    Returns, Raises:
         As :func:`widen`.
-
-    Raises:
-        NotEquivalentError: The result was not proved; nothing was written. The report is attached.
-        GrowError: The request, the model or the machine is at fault; nothing was written.
     """
+    return grow(EnlargeKernel(layers, to=to), model, options)
+
+
+def grow(step: GrowthPass, model: object, options: Options) -> GrowthResult:
+    """Carry out a pass as the options say: the body of every function that grows a model."""
     loaded = load(model)
-    proof = Proof(feeds_of(inputs, loaded), input_shapes, provider, progress=progress)
-    step = EnlargeKernel(layers, to=to, proof=proof)
-    return apply(
-        step,
-        loaded,
-        output=output,
-        overwrite=overwrite,
-        external_data=external_data,
-        external_threshold=external_threshold,
-        max_shard_size=max_shard_size,
-        weights=weights,
-        link_unchanged=link_unchanged,
-    )
+    step.proof = proof_of(options, loaded)
+    return apply(step, loaded, **storage_of(options))
 
 
 def plan(step: Widen, model: object) -> tuple[Study, WidenPlan]:
@@ -254,18 +206,14 @@ def plan(step: Widen, model: object) -> tuple[Study, WidenPlan]:
     return step.plan(load(model).model)
 
 
+@spelled_out(Form)
 def apply(
     step: GrowthPass,
     model: object,
     *,
     output: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-    external_data: bool | None = None,
-    external_threshold: int = INLINE_LIMIT,
-    max_shard_size: int | None = None,
-    weights: Weights = "raw",
-    link_unchanged: bool = False,
     write_progress: WriteProgress | None = None,
+    **form: Unpack[Form],
 ) -> GrowthResult:
     """Run one pass on a model and, with ``output``, write the result once the written file is proved.
 
@@ -275,10 +223,10 @@ def apply(
     Args:
         step: The pass.
         model: See :func:`widen`.
-        output, overwrite: See :func:`widen`.
-        external_data, external_threshold, max_shard_size, weights, link_unchanged: See :func:`onnxgrow.io.stage`.
+        output: Where to write the result.
         write_progress: Told (bytes written, bytes in all) while the file is written; by default the proof's
             ``progress`` is, now and then.
+        form: In what form it is written: see :class:`onnxgrow.options.Form`.
 
     Raises:
         NotEquivalentError: The result was not proved; nothing was written.
@@ -293,16 +241,11 @@ def apply(
     with stage(
         grown.draft,
         Path(output),
-        external_data=external_data,
-        overwrite=overwrite,
-        external_threshold=external_threshold,
-        max_shard_size=max_shard_size,
-        weights=weights,
-        link_unchanged=link_unchanged,
         seal=grown.writing(),
         progress=write_progress or _Told(step.proof),
+        **form,
     ) as staged:
-        report = step.verify(loaded.model, grown, load(staged.path), loaded.path)
+        report = step.verify(loaded.model, grown, load(staged.path, mapped=True), loaded.path)
         staged.commit()
     model_out = give_back(loaded, grown.model)
     return GrowthResult(model_out, True, grown.growth_map, report, grown.plan)
@@ -368,10 +311,3 @@ def verify(
         outputs=outputs,
         progress=progress,
     )
-
-
-def feeds_of(inputs: Inputs | None, loaded: Loaded) -> Feeds | None:
-    """Inputs by name; those of an npz file are read and checked against the model."""
-    if inputs is None or isinstance(inputs, Mapping):
-        return inputs
-    return load_inputs(Path(inputs), loaded.model)

@@ -154,6 +154,8 @@ class GrowthMap:
             of the original are those it has after that.
         outputs: Graph outputs that grew, which has to be asked for by name: a change of the interface, so that such a
             result is never called equivalent either. Their old entries are the original's.
+        calls: Calls of local functions that are new, or that went: the map speaks of both models with these calls
+            expanded (see :func:`onnxgrow.concrete.calls.expanded`).
     """
 
     original: str = ""
@@ -171,6 +173,7 @@ class GrowthMap:
     history: tuple[Mapping[str, Any], ...] = ()
     inlined: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; equal axis maps are stored once in ``maps`` and referred to by index."""
@@ -239,6 +242,7 @@ class GrowthMap:
             "history": [dict(h) for h in self.history],
             **({"inlined": list(self.inlined)} if self.inlined else {}),
             **({"outputs": list(self.outputs)} if self.outputs else {}),
+            **({"calls": list(self.calls)} if self.calls else {}),
         }
 
     @classmethod
@@ -260,7 +264,7 @@ class GrowthMap:
         version = top.get("version")
         if top.get("format") != FORMAT or version != VERSION or isinstance(version, bool):
             raise ValueError(f"not of format {FORMAT} version {VERSION}")
-        top = js.record(data, "top", _KEYS, ("inlined", "outputs"))
+        top = js.record(data, "top", _KEYS, ("inlined", "outputs", "calls"))
         maps = [AxisMap.from_json(m) for m in js.items(top["maps"], "maps")]
 
         def axes(value: Any, where: str) -> dict[int, AxisMap]:
@@ -324,6 +328,7 @@ class GrowthMap:
             history=tuple(js.mapping(h, "history") for h in js.items(top["history"], "history")),
             inlined=js.texts(top.get("inlined", []), "inlined"),
             outputs=js.texts(top.get("outputs", []), "outputs"),
+            calls=js.texts(top.get("calls", []), "calls"),
         )
 
     def dumps(self) -> str:

@@ -1,20 +1,22 @@
 """Cost of ActiSwitches at inference: a CNN and an MLP without, with, and after fold, as ratios in one run.
 
-    python -m tools.bench_actiswitch [--repeats N]
+    python -m tools.bench_actiswitch [--rounds N] [--sessions N]
 
-All three run in ONNX Runtime on the CPU with its optimisations, in turn, so that what else the machine does slows all
-of them; the ratio is that of medians. After fold it should be no more than 1.02.
+All run in ONNX Runtime on the CPU with its optimisations, in turn and each time in another order, so that what else the
+machine does slows all of them; the ratio is the median of those of single rounds. Sessions are opened several times,
+because where one happens to lie in memory matters, too. ``again`` is the network without ActiSwitches measured once
+more: how far it is from 1 is the noise. After fold the ratio should be no more than 1.02.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -42,6 +44,8 @@ NETWORKS: Mapping[str, tuple[str, tuple[int, ...], Mapping[str, tuple[int, ...]]
     ),
 }
 """Name → graph, shape of its input, shapes of its weights."""
+WARM = 3
+"""Rounds that do not count."""
 
 
 def network(name: str) -> ir.Model:
@@ -55,32 +59,45 @@ def network(name: str) -> ir.Model:
     return ir.from_proto(proto)
 
 
-def measure(models: Sequence[ir.Model], shape: Sequence[int], repeats: int) -> list[float]:
-    """Median seconds of a run of each model, run in turn."""
-    sessions = [open_session(ModelSource.of(save_bytes(m)), "cpu", optimised=True) for m in models]
+def measure(
+    models: Sequence[ir.Model], shape: Sequence[int], rounds: int, sessions: int = 1
+) -> npt.NDArray[np.float64]:
+    """Seconds of single runs, (model, round): in each round every model runs once, in an order that moves on.
+
+    Args:
+        models: The models.
+        shape: Of their input.
+        rounds: How many there are of each session.
+        sessions: How often all models are opened anew.
+    """
     feeds = {"x": np.random.default_rng(1).normal(size=shape).astype(np.float32)}
-    found: list[list[float]] = [[] for _ in sessions]
-    for repeat in range(repeats + 3):
-        for session, seconds in zip(sessions, found, strict=True):
-            started = time.perf_counter()
-            session.run(feeds)
-            if repeat >= 3:
-                seconds.append(time.perf_counter() - started)
-    return [statistics.median(seconds) for seconds in found]
+    found = np.empty((len(models), rounds * sessions))
+    for turn in range(sessions):
+        opened = [open_session(ModelSource.of(save_bytes(m)), "cpu", optimised=True) for m in models]
+        for step in range(-WARM, rounds):
+            for place in range(len(models)):
+                number = (place + step) % len(models)
+                started = time.perf_counter()
+                opened[number].run(feeds)
+                if step >= 0:
+                    found[number, turn * rounds + step] = time.perf_counter() - started
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; always 0."""
     parser = argparse.ArgumentParser(prog="bench_actiswitch", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=200, help="runs of each model (default 200)")
+    parser.add_argument("--rounds", type=int, default=150, help="runs of each model in a session (default 150)")
+    parser.add_argument("--sessions", type=int, default=5, help="times that models are opened (default 5)")
     chosen = parser.parse_args(arguments)
-    print(f"{'network':8} {'ms':>8} {'with':>7} {'folded':>7}")
+    print(f"{'network':8} {'ms':>8} {'again':>7} {'with':>7} {'folded':>7}")
     for name, (_, shape, _weights) in NETWORKS.items():
         plain = network(name)
-        switched = AddActiSwitch()(plain).model
-        folded = Fold()(switched).model
-        before, during, after = measure([plain, switched, folded], shape, chosen.repeats)
-        print(f"{name:8} {1000 * before:8.3f} {during / before:7.3f} {after / before:7.3f}")
+        switched = AddActiSwitch().grow(plain).model
+        folded = Fold().grow(switched).model
+        seconds = measure([plain, plain, switched, folded], shape, chosen.rounds, chosen.sessions)
+        ratios = np.median(seconds[1:] / seconds[0], axis=1)
+        print(f"{name:8} {1000 * np.median(seconds[0]):8.3f} " + " ".join(f"{r:7.3f}" for r in ratios))
     return 0
 
 

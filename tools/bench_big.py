@@ -2,7 +2,9 @@
 
 Every way of growing the feed-forward blocks of a model of :mod:`tools.make_big` to twice their width runs in a process
 of its own, whose anonymous memory (``RssAnon`` of /proc, sampled) is watched; mapped files do not count, the system
-can take them back at any time. Linux only.
+can take them back at any time. All times end when the result is durable (``fsync``), and start when the disk has
+nothing left to do. Processor seconds are those of all threads together: on a machine with other work they say more
+than the wall clock. Linux only.
 
     python -m tools.bench_big --gigabytes 1.7 --folder /scratch
     python -m tools.bench_big --gigabytes 1.1 --embedding 1.0 --layer table
@@ -11,13 +13,17 @@ can take them back at any time. Linux only.
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,32 +36,50 @@ FACTOR = 2
 BLOCKS = "up*"
 
 
+@dataclass(frozen=True)
 class Measured:
     """What one process took.
 
     Attributes:
         seconds: Wall time.
+        processor: Processor time of all its threads, in seconds.
         anonymous: Peak anonymous memory in bytes.
+        said: Its output.
         failed: The end of its error output; empty when it ended well.
     """
 
-    def __init__(self, seconds: float, anonymous: int, failed: str) -> None:
-        self.seconds, self.anonymous, self.failed = seconds, anonymous, failed
+    seconds: float
+    processor: float
+    anonymous: int
+    said: str
+    failed: str
 
 
 def measure(command: Sequence[str]) -> Measured:
     """Run a command and watch its anonymous memory."""
-    started = time.perf_counter()
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+    os.sync()
+    before, started = _processor(), time.perf_counter()
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=errors)
         peak = 0
         while process.poll() is None:
             peak = max(peak, _anonymous(process.pid))
             time.sleep(INTERVAL)
         seconds = time.perf_counter() - started
-        errors.seek(0)
-        text = errors.read().decode(errors="replace").strip().splitlines()
-    return Measured(seconds, peak, (text[-1] if text else "failed") if process.returncode else "")
+        error, output = (_text(file).splitlines() for file in (errors, said))
+    failed = (error[-1] if error else "failed") if process.returncode else ""
+    return Measured(seconds, _processor() - before, peak, ", ".join(output), failed)
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
+
+
+def _processor() -> float:
+    """Processor seconds of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _anonymous(pid: int) -> int:
@@ -71,20 +95,46 @@ def _anonymous(pid: int) -> int:
 # ---- ways of growing; each runs in a process of its own
 
 
+class _Stages:
+    """Prints what the stages of a process took, from its start."""
+
+    def __init__(self) -> None:
+        self._last = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + _started()
+
+    def __call__(self, name: str) -> None:
+        now = time.time()
+        print(f"{name} {now - self._last:.1f}", flush=True)
+        self._last = now
+
+
+def _started() -> float:
+    """When this process was started, in seconds since the system was."""
+    ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
 def _onnxgrow(source: Path, target: Path, layer: str, tiers: tuple[str, ...] | None) -> None:
     from onnxgrow.io import load, stage
     from onnxgrow.passes import Widen
     from onnxgrow.verify.judge import verify
 
+    done = _Stages()
+    done("import")
     loaded = load(source)
-    grown = Widen(layer, factor=FACTOR).grow(loaded.model)
+    widen = Widen(layer, factor=FACTOR)
+    found = widen.plan(loaded.model)
+    done("analyse")
+    grown = widen.carry_out(*found)
+    done("check and digest the original")
     with stage(grown.draft, target, external_data=True, seal=grown.writing()) as staged:
+        done("draw, digest, write")
         if tiers != ():
             report = verify(loaded.model, load(staged.path).model, grown_path=staged.path, tiers=tiers, provider="cpu")
             wanted = [t for t in report.tiers if tiers is None or t.name in tiers]
             faults = [f"{t.name}: {t.findings[:1]}" for t in wanted if t.status.value != "passed"]
             if faults:
                 raise SystemExit("; ".join(faults))
+            done("verify")
         staged.commit()
 
 
@@ -106,7 +156,7 @@ def _plain_onnx(source: Path, target: Path, layer: str) -> None:
             tensor.CopyFrom(
                 numpy_helper.from_array(_numpy_growth(tensor.name, numpy_helper.to_array(tensor)), tensor.name)
             )
-    onnx.save(model, target, save_as_external_data=True, location=target.stem + ".data")
+    _save(model, target)
 
 
 def _graphsurgeon(source: Path, target: Path, layer: str) -> None:
@@ -117,7 +167,17 @@ def _graphsurgeon(source: Path, target: Path, layer: str) -> None:
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Constant) and name.startswith(("up", "bias", "down")):
             tensor.values = _numpy_growth(name, tensor.values)
-    onnx.save(gs.export_onnx(graph), target, save_as_external_data=True, location=target.stem + ".data")
+    _save(gs.export_onnx(graph), target)
+
+
+def _save(model: Any, target: Path) -> None:
+    """Save as these libraries do, and make it durable, which they do not."""
+    import onnx
+
+    onnx.save(model, target, save_as_external_data=True, location=target.stem + ".data")
+    for path in target.parent.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 WAYS: dict[str, Callable[[Path, Path, str], None]] = {
@@ -161,20 +221,18 @@ def _bench(folder: Path, ways: Sequence[str], given: argparse.Namespace) -> None
         one = ["--layer", given.layer, "--one", way, str(source), str(out / "m.onnx")]
         found = measure([sys.executable, "-m", "tools.bench_big", *one])
         size = sum(p.stat().st_size for p in out.iterdir())
-        copied = _copying(out, folder / "copy") if size else 0.0
+        print(f"{way:28} {_row(found)}", end="", flush=True)
+        if not found.failed:
+            copy = measure(["sh", "-c", 'cp -r "$0" "$1" && sync "$1"/*', str(out), str(folder / "copy")])
+            shutil.rmtree(folder / "copy")
+            ratios = f"{found.seconds / copy.seconds:.2f} x, processor {found.processor / copy.processor:.2f} x"
+            print(f"  {ratios} cp of {size / 1e9:.2f} GB ({copy.seconds:.1f} s, {copy.processor:.1f} s)", end="")
+        print(f"  {found.failed}\n{'':28} {found.said}" if found.said or found.failed else "", flush=True)
         shutil.rmtree(out)
-        ratio = f"{found.seconds / copied:5.2f} x cp of {size / 1e9:.2f} GB ({copied:.1f} s)" if copied else ""
-        print(f"{way:28} {found.anonymous / 1e6:8.0f} MB {found.seconds:8.1f} s  {ratio}  {found.failed}", flush=True)
 
 
-def _copying(source: Path, target: Path) -> float:
-    """Seconds that ``cp`` and making its result durable take."""
-    started = time.perf_counter()
-    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
-    subprocess.run(["sync", *map(str, target.iterdir())], check=True)
-    seconds = time.perf_counter() - started
-    shutil.rmtree(target)
-    return seconds
+def _row(found: Measured) -> str:
+    return f"{found.anonymous / 1e6:8.0f} MB {found.seconds:8.1f} s {found.processor:8.1f} s of processors"
 
 
 if __name__ == "__main__":

@@ -1,54 +1,25 @@
-"""Networks for the coupling oracle: those of ``tools/make_exports.py`` and timm, and some made here. Needs torch.
+"""Networks for the coupling oracle: those of ``tools/exports`` and timm, and some made here. Needs torch.
 
-The ones made here hold what couples channels in unusual ways: transposed convolutions and concatenated skips
-(U-Net, https://arxiv.org/abs/1505.04597), channel shuffles between depthwise convolutions (ShuffleNet V2,
-https://arxiv.org/abs/1807.11164), squeeze-and-excitation gates (https://arxiv.org/abs/1709.01507) under a feature
-pyramid (https://arxiv.org/abs/1612.03144).
+The ones made here hold what couples channels in unusual ways: channel shuffles between depthwise convolutions
+(ShuffleNet V2, https://arxiv.org/abs/1807.11164), squeeze-and-excitation gates (https://arxiv.org/abs/1709.01507) under
+a feature pyramid (https://arxiv.org/abs/1612.03144).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from tools.make_exports import MODELS, VOCABULARY, Case, _text_model, _timm
+from tools.exports import NETWORKS as EXPORTED
+from tools.exports.case import Case, ConvBlock
+from tools.exports.convolutional import UNet
+from tools.exports.decoders import llama_like
+from tools.exports.timm_models import timm_model
 
 __all__ = ["NETWORKS"]
-
-
-class ConvBlock(nn.Module):
-    """Convolution, batch normalisation, ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.norm(self.conv(x)))
-
-
-class UNet(nn.Module):
-    """Two levels down and up; the way up concatenates what the way down had."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down0, self.down1, self.bottom = ConvBlock(3, 6), ConvBlock(6, 10), ConvBlock(10, 14)
-        self.up1, self.up0 = nn.ConvTranspose2d(14, 9, 2, 2), nn.ConvTranspose2d(11, 7, 2, 2)
-        self.join1, self.join0 = ConvBlock(19, 11), ConvBlock(13, 8)
-        self.head = nn.Conv2d(8, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a = self.down0(x)
-        b = self.down1(functional.max_pool2d(a, 2))
-        c = self.bottom(functional.max_pool2d(b, 2))
-        b = self.join1(torch.cat([b, self.up1(c)], 1))
-        a = self.join0(torch.cat([self.up0(b), a], 1))
-        return self.head(a)
 
 
 class ShuffleUnit(nn.Module):
@@ -129,7 +100,7 @@ def _gpt2() -> Case:
     """GPT-2 with its ``Conv1D`` layers as the linear layers that they are: Torch-Pruning does not know them."""
     from transformers.pytorch_utils import Conv1D
 
-    case = MODELS["hf_gpt2"]()
+    case = EXPORTED["hf_gpt2"]()
     for module in list(case.module.modules()):
         for name, child in module.named_children():
             if isinstance(child, Conv1D):
@@ -141,36 +112,19 @@ def _gpt2() -> Case:
     return case
 
 
-def _llama(key_heads: int) -> Case:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": key_heads,
-        "intermediate_size": 96,
-        "max_position_embeddings": 64,
-        "use_cache": False,
-        "attn_implementation": "eager",
-    }
-    return _text_model(LlamaForCausalLM(LlamaConfig(**config)), "logits")
-
-
 NETWORKS: dict[str, Callable[[], Case]] = {
-    "resnet18": lambda: _timm("resnet18", 64),
-    "densenet121": lambda: _timm("densenet121", 64),
-    "mobilenetv3_small_100": lambda: _timm("mobilenetv3_small_100", 64),
-    "efficientnet_b0": lambda: _timm("efficientnet_b0", 64),
-    "convnext_atto": lambda: _timm("convnext_atto", 64),
+    "resnet18": lambda: timm_model("resnet18", 64),
+    "densenet121": lambda: timm_model("densenet121", 64),
+    "mobilenetv3_small_100": lambda: timm_model("mobilenetv3_small_100", 64),
+    "efficientnet_b0": lambda: timm_model("efficientnet_b0", 64),
+    "convnext_atto": lambda: timm_model("convnext_atto", 64),
     "unet": lambda: _image(UNet()),
     "shufflenet": lambda: _image(ShuffleNet()),
     "excited_pyramid": lambda: _image(ExcitedPyramid(), outputs=3),
-    "bert": MODELS["hf_bert"],
+    "bert": EXPORTED["hf_bert"],
     "gpt2": _gpt2,
-    "llama": lambda: _llama(6),
-    "llama_grouped_query": lambda: _llama(2),
-    "vit_tiny_patch16_224": lambda: _timm("vit_tiny_patch16_224", 96, img_size=96),
-    "whisper_encoder": MODELS["hf_whisper_enc"],
+    "llama": lambda: llama_like("Llama", num_key_value_heads=6, pad_token_id=None),
+    "llama_grouped_query": EXPORTED["hf_llama"],
+    "vit_tiny_patch16_224": lambda: timm_model("vit_tiny_patch16_224", 96, img_size=96),
+    "whisper_encoder": EXPORTED["hf_whisper_enc"],
 }

@@ -32,7 +32,8 @@ from onnxgrow.concrete import concretize
 from onnxgrow.io import load
 from tools.coupling import Answer, Axis, Coupling, compare
 from tools.coupling_report import Result, passed, render
-from tools.make_exports import SEED, Case, _torchvision_operators, export, randomise
+from tools.exports.case import Case, randomise
+from tools.make_exports import SEED, _torchvision_operators, export
 
 __all__ = ["ask", "examine", "main"]
 

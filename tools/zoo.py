@@ -13,69 +13,48 @@ With ``--residual`` the widths of residual streams grow too; those that only gro
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import time
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from onnxgrow.algebra import grows
-from onnxgrow.analysis import ChannelSet
+from onnxgrow.analysis import Analysis, ChannelSet
 from onnxgrow.analysis.study import Study, study
-from onnxgrow.concrete import complete, concretize, load_inputs
-from onnxgrow.errors import GrowError, UnsupportedError
-from onnxgrow.io import load, save_bytes
-from onnxgrow.passes.base import Grown
+from onnxgrow.growth_map import GrowthMap
+from onnxgrow.io import load
 from onnxgrow.passes.widen import Widen
 from onnxgrow.plan import PlannedSet, Target, WidenPlan, WidenRequest, plan_widen
 from onnxgrow.plan.residual import chosen_way
-from onnxgrow.verify import accounting, certificate
-from onnxgrow.verify.bodies import Opened
 from onnxgrow.verify.judge import verify
-from onnxgrow.verify.report import TierResult, TierStatus, Verdict
-from onnxgrow.verify.sessions import ModelSource, open_session
-from tools.fetch_zoo import default_cache, fetch, load_manifest
-from tools.zoo_inputs import ZOO_INPUTS, inputs_for
+from tools.zoo_run import BaseRow, Clock, Singles, guarded, parser, run
 
 __all__ = ["Row", "examine", "main"]
-
-HERE = Path(__file__).resolve().parent.parent
-LEAST = 10 * float(np.finfo(np.float32).eps)
-"""Bound of a single growth where the joint run measured a smaller noise floor: ten machine epsilons, as there."""
 
 REFUSED = ("no weights", "nothing selected can grow")
 
 
 @dataclass
-class Row:
-    """What was found of one model; ``seconds`` by stage."""
+class Row(BaseRow):
+    """What was found of one model.
 
-    model: str
-    nodes: int = 0
+    Attributes:
+        weights, growable_weights, grown_weights: Linear weights, those of which a channel axis can grow, and those that
+            have more channels in the model in which everything grew.
+        sets: Growable channel sets; ``singles`` of them were grown alone, ``singles_ok`` without a fault.
+        frozen: The other sets, with the reasons.
+    """
+
     weights: int = 0
     growable_weights: int = 0
+    grown_weights: int = 0
     sets: int = 0
     singles_ok: int = 0
     singles: int = 0
-    dead: list[str] = field(default_factory=list)
-    joint: str = ""
-    difference: float | None = None
-    bound: float | None = None
-    float64: float | None = None
-    float64_bound: float | None = None
-    note: str = ""
-    faults: list[str] = field(default_factory=list)
     frozen: list[dict[str, Any]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def good(self) -> bool:
@@ -86,32 +65,10 @@ class Row:
         )
 
 
-class Clock:
-    """Adds up seconds by stage."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
-        self.last = time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.row.seconds[stage] = round(self.row.seconds.get(stage, 0.0) + now - self.last, 3)
-        self.last = now
-
-
 def examine(name: str, path: Path, feeds: Mapping[str, Any] | None, most_sets: int = 0, residual: bool = False) -> Row:
     """Run everything on one model; never raises."""
     row = Row(name)
-    try:
-        _examine(row, path, feeds, most_sets, residual)
-    except UnsupportedError as e:
-        row.joint = row.joint or ("refused" if any(r in e.reason for r in REFUSED) else "unrunnable")
-        row.note = str(e)
-    except GrowError as e:
-        row.faults.append(str(e))
-    except Exception as e:  # a crash is a finding of this tool
-        row.faults.append(f"crash: {e!r}")
-        row.note = traceback.format_exc(limit=-3)
+    guarded(row, lambda: _examine(row, path, feeds, most_sets, residual), REFUSED)
     return row
 
 
@@ -126,10 +83,10 @@ def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: i
     atoms = dict.fromkeys((s.atom for s in growable), 1)
     for part in analysis.parts:
         row.nodes += len(part.network.nodes)
-        uses = list({w.use: w for w in part.weights}.values())
         forest = part.dims.forest
         row.weights += len({(u.node, u.index) for u in part.dims.linears()})
-        row.growable_weights += sum(any(grows(forest, t, atoms) for _, t in part.channel_axes(w)) for w in uses)
+        able = [w.use for w in part.weights if any(grows(forest, t, atoms) for _, t in part.channel_axes(w))]
+        row.growable_weights += len({(u.node, u.index) for u in able})
     row.sets = len(growable)
     row.frozen = [
         {"name": s.name, "size": s.size, "reasons": [str(r) for r in s.reasons]} for s in analysis.sets if s.reasons
@@ -138,20 +95,19 @@ def _examine(row: Row, path: Path, feeds: Mapping[str, Any] | None, most_sets: i
     base = plan_widen(analysis, step.request)
     joint = _different(base, [1 + (3 * i + 2) % 7 for i in range(len(base.sets))])
     grown = step.carry_out(found, joint)
+    row.grown_weights = _grown(analysis, grown.growth_map)
     clock.mark("grow")
     report = verify(model, grown.model, inputs=feeds, provider="cpu")
     clock.mark("verify")
-    row.joint = report.verdict.value
-    row.dead = [a.name for a in report.alive if not a.alive]
-    runtime, exact = report.tier("runtime"), report.tier("float64")
-    if runtime:
-        row.difference, row.bound = runtime.figures.get("outputs_difference"), runtime.figures.get("outputs_bound")
-    if exact:
-        row.float64, row.float64_bound = exact.figures.get("largest_difference"), exact.figures.get("bound")
-    if report.verdict is not Verdict.EQUIVALENT:
-        row.faults += [f"{t.name}: {f.subject}: {f.reason}" for t in report.tiers for f in t.findings[:3]]
-        row.faults += list(report.notes[:3])
+    row.judge(report)
     _singles(row, clock, found, step, growable[:: max(1, len(growable) // most_sets)] if most_sets else growable)
+
+
+def _grown(analysis: Analysis, growth_map: GrowthMap) -> int:
+    """How many linear weights have an axis that grew."""
+    grew = {t.of or name for name, t in growth_map.tensors.items() if t.axes}
+    weights = [w for part in analysis.parts for w in part.weights]
+    return len({(w.use.node, w.use.index) for w in weights if w.root in grew})
 
 
 def _different(plan: WidenPlan, added: Sequence[int]) -> WidenPlan:
@@ -169,89 +125,22 @@ def _size(channel_set: ChannelSet, added: int) -> int:
 
 
 def _singles(row: Row, clock: Clock, found: Study, step: Widen, chosen: Sequence[ChannelSet]) -> None:
-    model = found.model
-    before = [found.analysis.network.concrete, found.analysis.network.other]
-    session = open_session(ModelSource.of(save_bytes(model)), "cpu", optimised=False)
-    references = [session.run(f) for f in found.feeds]
+    singles = Singles(found, row.bound or 0.0)
     clock.mark("singles")
     for i, channel_set in enumerate(chosen):
         row.singles += 1
         request = WidenRequest((channel_set.name,), Target(to=_size(channel_set, 1 + i % 5)))
         grown = step.carry_out(found, plan_widen(found.analysis, request))
-        faults = list(check(found, grown, before, references, row.bound or 0.0))
+        faults = singles.faults(grown)
         row.faults += [f"{channel_set.name} alone: {f}" for f in faults[:2]]
         row.singles_ok += not faults
     clock.mark("singles")
 
 
-def check(
-    found: Study, grown: Grown, before: Sequence[Any], references: Sequence[Mapping[str, Any]], bound: float
-) -> Iterator[str]:
-    for tier in _proofs(found, grown, before):
-        if tier.status is not TierStatus.PASSED:
-            yield from (f"{tier.name}: {f.subject}: {f.reason}" for f in tier.findings)
-    session = open_session(ModelSource.of(save_bytes(grown.model)), "cpu", optimised=False)
-    for feeds, reference in zip(found.feeds, references, strict=True):
-        for name, value in session.run(feeds).items():
-            problem = _compare(reference[name], value, max(bound, LEAST))
-            if problem:
-                yield f"runtime: {name}: {problem}"
-
-
-def _proofs(found: Study, grown: Grown, before: Sequence[Any]) -> Iterator[TierResult]:
-    """Accounting and certificate; the verifier takes growth inside bodies of control flow apart."""
-    if found.inlined or Opened(found.model, grown.model, grown.growth_map):
-        report = verify(found.given, grown.model, inputs=found.feeds[0], tiers=("accounting", "certificate"))
-        yield from report.tiers[:2]
-        return
-    yield accounting.account(found.model, grown.model, grown.growth_map)
-    for concrete, feeds in zip(before, found.feeds, strict=False):
-        after = complete(grown.model, concretize(grown.model, concrete.input_shapes), feeds)
-        yield certificate.certify(found.model, grown.model, grown.growth_map, concrete, after)
-
-
-def _compare(old: Any, new: Any, bound: float) -> str:
-    if not isinstance(old, np.ndarray) or old.dtype.kind not in "fc":
-        same = repr(old) == repr(new) if not isinstance(old, np.ndarray) else np.array_equal(old, new)
-        return "" if same else "it differs"
-    if old.shape != new.shape:
-        return f"shape {old.shape} became {new.shape}"
-    if not old.size:
-        return ""
-    if not np.array_equal(np.isfinite(old), np.isfinite(new)):
-        return "it is finite at other places"
-    finite = np.isfinite(old)
-    scale = float(np.abs(old[finite]).max(initial=0.0)) or 1.0
-    gap = float(np.abs(old[finite].astype(np.float64) - new[finite].astype(np.float64)).max(initial=0.0)) / scale
-    return "" if gap <= bound else f"it differs by {gap:.3g} of its scale, bound {bound:.3g}"
-
-
-def jobs(args: argparse.Namespace) -> Iterator[tuple[str, Path, Mapping[str, Any] | None]]:
-    patterns = args.only or ["*"]
-
-    def wanted(name: str) -> bool:
-        return any(fnmatchcase(name, p) for p in patterns)
-
-    for folder in args.models or []:
-        for path in sorted(Path(folder).glob("*.onnx")):
-            if wanted(path.stem):
-                npz = path.with_suffix(".io.npz")
-                yield path.stem, path, load_inputs(npz, load(path).model) if npz.exists() else None
-    if args.models:
-        return
-    for path in sorted((HERE / "models").glob("*.onnx")):
-        if wanted(path.stem):
-            yield path.stem, path, None
-    names = [e.name for e in load_manifest() if wanted(e.name)]
-    fetched = fetch(names, Path(args.cache) if args.cache else default_cache())
-    for name in names:
-        yield name, fetched[name], inputs_for(name) if name in ZOO_INPUTS else None
-
-
 def table(rows: Sequence[Row]) -> Table:
     """The rows for people."""
-    out = Table("model", "nodes", "weights", "growable", "sets", "singly", "together", "difference", "bound", "float64")
-    for column in ("analysis s", "grow s", "verify s", "singles s", "note"):
+    out = Table("model", "nodes", "weights", "growable", "grown", "sets", "singly", "together", "difference", "bound")
+    for column in ("float64", "its bound", "analysis s", "grow s", "verify s", "singles s", "note"):
         out.add_column(column)
     for r in rows:
         share = f"{r.growable_weights} ({100 * r.growable_weights // max(1, r.weights)} %)"
@@ -264,10 +153,11 @@ def table(rows: Sequence[Row]) -> Table:
             str(r.nodes),
             str(r.weights),
             share,
+            str(r.grown_weights),
             str(r.sets),
             f"{r.singles_ok}/{r.singles}",
             r.joint,
-            *("" if x is None else f"{x:.1e}" for x in (r.difference, r.bound, r.float64)),
+            *("" if x is None else f"{x:.1e}" for x in (r.difference, r.bound, r.float64, r.float64_bound)),
             *seconds,
             note,
         )
@@ -276,36 +166,23 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Widen real networks and prove every result.")
-    parser.add_argument("--only", action="append", metavar="GLOB", help="models by name")
-    parser.add_argument("--models", action="append", metavar="DIR", help="a folder of models, instead of the manifest")
-    parser.add_argument("--cache", help="where fetched models are kept")
-    parser.add_argument("--report", help="write all figures as JSON")
-    parser.add_argument("--sets", type=int, default=0, help="at most about so many sets singly per model (0: all)")
-    parser.add_argument("--residual", action="store_true", help="grow the widths of residual streams, too")
-    args = parser.parse_args(argv)
-    rows = []
-    for name, path, feeds in jobs(args):
-        row = examine(name, path, feeds, args.sets, args.residual)
-        rows.append(row)
-        print(
-            f"{name}: {row.joint or 'fault'}, {row.singles_ok}/{row.singles} singly, {sum(row.seconds.values()):.1f} s",
-            *row.faults[:3],
-            sep="\n  ",
-            file=sys.stderr,
-            flush=True,
-        )
-    Console(width=220).print(table(rows))
-    weights, growable = sum(r.weights for r in rows), sum(r.growable_weights for r in rows)
-    bad = [r.model for r in rows if not r.good]
-    print(
-        f"{len(rows)} models, {growable} of {weights} linear weights growable,"
-        f" {sum(r.singles for r in rows)} sets singly,"
-        f" {len(bad)} models with faults{': ' + ', '.join(bad) if bad else ''}"
+    options = parser("Widen real networks and prove every result.")
+    options.add_argument("--sets", type=int, default=0, help="at most about so many sets singly per model (0: all)")
+    options.add_argument("--residual", action="store_true", help="grow the widths of residual streams, too")
+    args = options.parse_args(argv)
+    return run(
+        args,
+        lambda name, path, feeds: examine(name, path, feeds, args.sets, args.residual),
+        lambda row: row.good,
+        lambda row: f"{row.joint or 'fault'}, {row.singles_ok}/{row.singles} singly",
+        table,
+        _total,
     )
-    if args.report:
-        Path(args.report).write_text(json.dumps([asdict(r) for r in rows], indent=1, default=str), encoding="utf-8")
-    return 1 if bad else 0
+
+
+def _total(rows: Sequence[Row]) -> str:
+    weights, growable = sum(r.weights for r in rows), sum(r.growable_weights for r in rows)
+    return f"{growable} of {weights} linear weights growable, {sum(r.singles for r in rows)} sets singly"
 
 
 if __name__ == "__main__":

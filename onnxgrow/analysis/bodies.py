@@ -8,7 +8,7 @@ read too are frozen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from onnxgrow.concrete.infer import Concrete, concretize
 from onnxgrow.concrete.trace import complete
 from onnxgrow.concrete.values import dims_of
 
-__all__ = ["analyse_bodies"]
+__all__ = ["analyse_bodies", "graphs_of"]
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 
@@ -39,6 +39,13 @@ def analyse_bodies(analysis: Analysis, feeds: Sequence[Feeds], *, seed: int = 0)
     scopes = Scopes(analysis.network.model)
     if scopes.bodies:
         _descend(scopes, (), analysis, feeds, seed)
+
+
+def graphs_of(analysis: Analysis, path: Path = (), label: str = "") -> Iterator[tuple[Path, str, Analysis]]:
+    """All graphs that were analysed: path, label (empty for the main graph) and analysis, outer ones first."""
+    yield path, label, analysis
+    for body in analysis.bodies:
+        yield from graphs_of(body.analysis, body.runs.body.path, body.runs.body.label)
 
 
 def _descend(scopes: Scopes, path: Path, analysis: Analysis, feeds: Sequence[Feeds], seed: int) -> None:

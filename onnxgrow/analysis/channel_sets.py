@@ -18,6 +18,7 @@ from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.patches import find_patches
 from onnxgrow.analysis.residual import settle_statistics
 from onnxgrow.analysis.silenced import freeze_silenced
+from onnxgrow.analysis.undefined import freeze_undefined
 from onnxgrow.analysis.ways import REPEATS, Root
 from onnxgrow.collector import without_collection
 from onnxgrow.concrete.body_runs import BodyRuns
@@ -146,6 +147,7 @@ def analyse(network: Network) -> Analysis:
     result = Analysis(dims, _weights(dims))
     writers, readers = _roles(result)
     result.ways = settle_statistics(dims, [a for a in writers if a in readers])
+    freeze_undefined(dims)
     _freeze_unfollowable(result)
     writers, readers = _roles(result)
     freeze_silenced(dims, {a: w for a, w in writers.items() if a not in result.ways}, readers)

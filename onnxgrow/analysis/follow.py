@@ -27,6 +27,7 @@ from onnxgrow.analysis.follower import (
     State,
 )
 from onnxgrow.analysis.infer import Dimensions
+from onnxgrow.analysis.norms import NORMS, normalised, unit_length, words
 from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 
 __all__ = ["follow"]
@@ -189,50 +190,8 @@ def _reduced(f: Follower, node: ir.Node) -> State:
     elif fact in (ZERO, COPY):
         shift = SUMMED[node.op_type][fact == COPY]
     if shift is None:
-        raise Impossible(node, f"it would change when new channels are {_words(fact, f.mode)}")
+        raise Impossible(node, f"it would change when new channels are {words(fact, f.mode)}")
     return (NONE, (e * 2 if squares else e) + shift)
-
-
-def _words(fact: str, mode: str) -> str:
-    if fact == ANY:
-        return f"no {mode} of the old ones" if mode != ZERO else "not zero"
-    return {MEAN: "the mean of the old ones", ZERO: "zero", COPY: "copies"}[fact]
-
-
-def _normalised(f: Follower, node: ir.Node) -> State:
-    f.plain(node)
-    fact = f.read(node, 0)[0]
-    if not f.statistics(node):
-        return (fact if fact == COPY and not f.constants(node) else ANY, ZERO_EXPONENT)
-    if f.pure(f.dims.at((node, 0))) is None:
-        raise Impossible(node, "its axis has other parts, too")
-    if fact == COPY:
-        for i in f.constants(node):
-            f.write(node, i)
-        if any(f.read(node, i)[0] not in (NONE, COPY) and not f.constant(node, i) for i in range(1, len(node.inputs))):
-            raise Impossible(node, "its scale is computed")
-        return (COPY, ZERO_EXPONENT)
-    centred = node.op_type == "LayerNormalization"
-    if fact != (MEAN if centred else ZERO) or (centred and not f.alone(node)):
-        raise Impossible(node, f"it would change when new channels are {_words(fact, f.mode)}")
-    if f.name(node, 2) and not f.constant(node, 2):
-        raise Impossible(node, "its shift is computed")
-    f.scale(node, 1, HALF)
-    f.found.epsilons.add(node)
-    for output, e in zip(node.outputs[1:], (ZERO_EXPONENT, -HALF) if centred else (-HALF,), strict=False):
-        if output.name:
-            f.states[output.name] = (NONE, e)
-    return (ZERO, ZERO_EXPONENT)
-
-
-def _unit_length(f: Follower, node: ir.Node) -> State:
-    fact, e = f.read(node, 0)
-    if not f.statistics(node):
-        return (fact if fact in (COPY, ZERO) else ANY, e)
-    p = node.attributes.get_int("p", 2)
-    if f.pure(f.dims.at((node, 0))) is None or fact not in (ZERO, COPY):
-        raise Impossible(node, f"it would change when new channels are {_words(fact, f.mode)}")
-    return (fact, Fraction(1, p) if fact == COPY else ZERO_EXPONENT)
 
 
 def _per_channel(f: Follower, node: ir.Node) -> State:
@@ -249,6 +208,17 @@ def _per_channel(f: Follower, node: ir.Node) -> State:
     return (ANY, ZERO_EXPONENT)
 
 
+def _resampled(f: Follower, node: ir.Node) -> State:
+    """Along other axes, every channel for itself and linear."""
+    if not f.resampled(node):
+        return _per_channel(f, node)
+    f.plain(node)
+    if f.constant(node, 0):
+        f.write(node, 0)
+        return (f.mode, ZERO_EXPONENT)
+    return (f.read(node, 0)[0], ZERO_EXPONENT)
+
+
 def _contracted(f: Follower, node: ir.Node) -> State:
     """A product of computed values in which one of them has the atom on an axis that is not summed over."""
     f.plain(node)
@@ -259,13 +229,14 @@ def _contracted(f: Follower, node: ir.Node) -> State:
 _HANDLERS: Mapping[str, Handler] = {
     **dict.fromkeys(PER_CHANNEL, _per_channel),
     **dict.fromkeys(PASSES, _same),
+    **dict.fromkeys(("Resize", "Upsample"), _resampled),
     **dict.fromkeys(MOVES, _moved),
     **dict.fromkeys(SUMS, _sums),
     **dict.fromkeys(SUMMED, _reduced),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _normalised),
+    **dict.fromkeys(NORMS, normalised),
     **dict.fromkeys(("Concat", "Where"), _joined),
     "Div": _quotient,
-    "LpNormalization": _unit_length,
+    "LpNormalization": unit_length,
     "MatMul": _contracted,
     "Mul": _product,
     "Pow": _power,

@@ -20,7 +20,7 @@ from onnxgrow.analysis.ways import Way
 from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 from onnxgrow.rules import LinearUse, Reason, Terms
 
-__all__ = ["Follower", "Handler", "Impossible", "Residual", "State", "Written"]
+__all__ = ["FLAT", "Follower", "Handler", "Impossible", "Residual", "State", "Written"]
 
 HALF = Fraction(1, 2)
 NONE = ""
@@ -29,8 +29,12 @@ NONE = ""
 PASSES = frozenset("Cast Dropout Identity Neg".split())
 MOVES = frozenset("Expand Flatten Gather Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split())
 SUMS = frozenset("Add Mean Sub Sum".split())
+PRODUCTS = frozenset("Gemm MatMul".split())
+"""Linear ops whose weight can take back a factor on what it multiplies."""
 LINEAR = frozenset("Conv Gather Gemm MatMul".split())
 """Ops whose constant can make new outputs that combine the old ones."""
+FLAT = frozenset("Abs Ceil Clip Floor Relu Round Shrink Sign Sqrt ThresholdedRelu".split())
+"""Ops with f(0) = 0 whose derivative at 0 is 0, infinite or undefined: frameworks return no useful gradient."""
 
 
 class Impossible(Exception):
@@ -62,7 +66,7 @@ class Residual:
         written: Constants, where they are first read, whose new entries along an axis combine the old ones as the
             mode says.
         scaled: Constants, where they are first read, all of whose old entries are multiplied by η**e.
-        epsilons: Nodes whose ``epsilon`` is multiplied by η.
+        epsilons: Nodes whose ``epsilon`` is multiplied by η, with what it is where they do not state it.
         free: Weights, at the op that uses them, that read new channels which are all zero, so that they may hold
             anything there.
         statistics: Where statistics are taken over it: why it grows in such ways only.
@@ -73,7 +77,7 @@ class Residual:
     exponents: dict[str, Fraction] = field(default_factory=dict)
     written: dict[Site, Written] = field(default_factory=dict)
     scaled: dict[Site, Fraction] = field(default_factory=dict)
-    epsilons: set[ir.Node] = field(default_factory=set)
+    epsilons: dict[ir.Node, float] = field(default_factory=dict)
     free: set[Site] = field(default_factory=set)
     statistics: tuple[Reason, ...] = ()
 
@@ -86,7 +90,14 @@ Handler = Callable[["Follower", ir.Node], State]
 
 
 class Follower:
-    """One walk over the network, producers first; ``handlers``: op → what it makes of the states it reads."""
+    """One walk over the network, producers first.
+
+    Args:
+        dims: Of the network.
+        atom: The stream.
+        mode: What its new channels hold.
+        handlers: Operator, as :meth:`operator` calls it → what it makes of the states it reads.
+    """
 
     def __init__(self, dims: Dimensions, atom: Term, mode: str, handlers: Mapping[str, Handler]) -> None:
         self.handlers = handlers
@@ -96,6 +107,8 @@ class Follower:
         self.states: dict[str, State] = {}
         self.uses: dict[ir.Node, list[LinearUse]] = {}
         self.zeroed: set[tuple[str, int]] = set()
+        self.silent: set[str] = set()
+        self.followed: set[str] = set()
         self.reads = False
         for use in dims.linears():
             self.uses.setdefault(use.node, []).append(use)
@@ -130,8 +143,15 @@ class Follower:
         value = node.inputs[index] if index < len(node.inputs) else None
         return (value.name if value is not None else None) or ""
 
+    @staticmethod
+    def operator(node: ir.Node) -> str:
+        """The operator, with its domain where that is not ONNX's."""
+        return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"
+
     def constant(self, node: ir.Node, index: int) -> bool:
-        return self.name(node, index) in self.network.derived
+        """Whether an input is computed from constants alone, with no statistic over the atom on the way."""
+        name = self.name(node, index)
+        return name in self.network.derived and name not in self.followed
 
     def read(self, node: ir.Node, index: int) -> State:
         """Fact and exponent of an input; a constant has none yet."""
@@ -152,13 +172,18 @@ class Follower:
 
     def _visit(self, node: ir.Node) -> None:
         names = [v.name for v in node.inputs if v is not None and v.name]
-        if not names or all(n in self.network.derived for n in names):
+        if not names:
             return
+        if all(n in self.network.derived for n in names):
+            # Constants that are normalised (tables of relative positions) are followed like what is computed.
+            if not self.statistics(node) and not self.followed.intersection(names):
+                return
+            self.followed.update(o.name for o in node.outputs if o.name)
         states = self.computed(node)
         if not any(f or e for f, e in states) and not self.constants(node):
             return
-        handler = self.handlers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if node in self.uses:
+        handler = self.handlers.get(self.operator(node))
+        if node in self.uses and not self.statistics(node):
             state = self._linear(node)
         elif handler is not None:
             state = handler(self, node)
@@ -176,6 +201,16 @@ class Follower:
             terms = self.dims.values.get(output.name)
             fact = NONE if not self.carries(terms) else state[0] or ANY if self.pure(terms) is not None else ANY
             self.states[output.name] = (fact, state[1])
+            if self.mode == ZERO and fact == ANY and self._is_silent(node):
+                self.silent.add(output.name)
+
+    def _is_silent(self, node: ir.Node) -> bool:
+        """Whether new channels that are zero come out as zeros through which nothing learns: |x| at 0."""
+        if node.op_type not in FLAT | PASSES | MOVES | {"Mul"}:
+            return False
+        names = [self.name(node, i) for i in range(len(node.inputs)) if self.carries(self.dims.at((node, i)))]
+        quiet = [n in self.silent or (node.op_type in FLAT and self.states.get(n, ("",))[0] == ZERO) for n in names]
+        return any(quiet) if node.op_type == "Mul" else bool(quiet) and all(quiet)
 
     def unknown(self, node: ir.Node) -> State:
         self.plain(node)
@@ -183,16 +218,22 @@ class Follower:
             raise Impossible(node, "it has no form for new channels")
         return (ANY, ZERO_EXPONENT)
 
+    def resampled(self, node: ir.Node) -> bool:
+        """Whether a node interpolates along other axes, and means stay means: older forms run in single precision only,
+        in which they stay so but for roundings.
+        """
+        region = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+        return node.op_type == "Resize" and self.network.version(node) >= 11 and not region
+
     def plain(self, node: ir.Node) -> None:
         """Refuse factors on any input."""
         if any(e for _, e in self.computed(node)):
             raise Impossible(node, "it does not pass on a factor on its input")
 
     def statistics(self, node: ir.Node) -> list[int]:
-        """Axes of the first input with the atom that the node takes statistics over."""
-        terms = self.dims.at((node, 0))
-        own = [axis for index, axis, _ in self.dims.declared[node].statistics if index == 0]
-        return [axis for axis in own if axis in self.carries(terms)]
+        """Axes with the atom that the node takes statistics over."""
+        found = self.dims.declared[node].statistics
+        return [axis for index, axis, _ in found if axis in self.carries(self.dims.at((node, index)))]
 
     # ---- constants
 
@@ -235,7 +276,8 @@ class Follower:
         """The same of a constant that is computed from others in a way that keeps channels apart."""
         name = self.name(node, index)
         producer = self.network.producer(name)
-        if producer is None or producer.op_type not in MOVES | SUMS | {"Concat"}:
+        moved = producer is not None and (producer.op_type in MOVES | SUMS | {"Concat"} or self.resampled(producer))
+        if producer is None or not moved:
             raise Impossible(node, f"{name} cannot hold combinations of its channels")
         for i in range(len(producer.inputs)):
             if self.carries(self.dims.at((producer, i))):
@@ -325,8 +367,18 @@ class Follower:
         """Whether a constant is the same for all channels: the bias of a Gemm may be."""
         return node.op_type == "Gemm" and index == 2 and bool(self.name(node, 2)) and index not in self.constants(node)
 
+    def _take_back(self, node: ir.Node) -> None:
+        """Let the weight take back a factor on what it multiplies: that of a norm without a scale of its own."""
+        factors = {i: e for i, (_, e) in ((i, self.read(node, i)) for i in range(len(node.inputs))) if e}
+        if not factors:
+            return
+        uses = self.uses[node]
+        if node.op_type not in PRODUCTS or len(uses) != 1 or factors.keys() != {uses[0].data}:
+            self.plain(node)
+        self.scale(node, uses[0].index, -factors[uses[0].data])
+
     def _linear(self, node: ir.Node) -> State:
-        self.plain(node)
+        self._take_back(node)
         made, leaves = False, self.dims.forest.leaves
         for use in self.uses[node]:
             terms = self.dims.at((node, use.index)) or []
@@ -334,14 +386,14 @@ class Follower:
                 if self.read(node, use.data)[0] == ZERO:
                     self.found.free.add((node, use.index))
                 else:
-                    self.reads = True
+                    self.reads = self.reads or self.name(node, use.data) not in self.silent
                     for name, site, _ in self.network.roots((node, use.index)):
                         self.zeroed.update((name, axis) for axis in self.carries(self.dims.at(site)))
             made = made or any(self.atom in leaves(terms[a]) for a in use.out_axes)
         if not made:
             states = [s for s in self.computed(node) if s[0]]
             kept = node.op_type in LINEAR and len(states) == 1 and not self._one_for_all(node, 2)
-            return states[0] if kept else (ANY, ZERO_EXPONENT)
+            return (states[0][0] if kept else ANY, ZERO_EXPONENT)
         if node.op_type not in LINEAR:
             return (ANY, ZERO_EXPONENT)
         if self._passes_through(node):
@@ -362,6 +414,5 @@ class Follower:
 
     def alone(self, node: ir.Node) -> bool:
         """Whether the atom is all that the node takes its statistics over."""
-        terms = self.dims.at((node, 0)) or []
-        axes = {axis for index, axis, _ in self.dims.declared[node].statistics if index == 0 and terms[axis].size > 1}
-        return axes == {self.pure(terms)}
+        over = [((self.dims.at((node, i)) or []), axis) for i, axis, _ in self.dims.declared[node].statistics]
+        return all(axis == self.pure(terms) for terms, axis in over if terms[axis].size > 1)

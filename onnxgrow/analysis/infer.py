@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxgrow.algebra import Forest, Growth, Term, grows, layout
 from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.shape_flow import ShapeFlow
-from onnxgrow.rules import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable, find_rule
+from onnxgrow.rules import Contraction, Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable, find_rule
 from onnxgrow.rules.refusals import REFUSALS
 
 __all__ = ["Dimensions", "infer_dimensions"]
@@ -56,23 +56,18 @@ class Dimensions:
     def contracted(self) -> dict[Term, list[int]]:
         """Atom → positions in :attr:`contractions` of those over it. To be read once the terms are final."""
         found: dict[Term, list[int]] = {}
-        for position, (node, (index, axis), _) in enumerate(self.contractions):
-            terms = self.at((node, index))
-            over = self.summed[position] or (terms[axis] if terms else None)
+        for position, (node, said) in enumerate(self.contractions):
+            place = said.operands[0][0]
+            terms = self.at((node, place.index))
+            over = said.over or (terms[place.axis] if terms else None)
             for leaf in dict.fromkeys(self.forest.leaves(over) if over is not None else ()):
                 found.setdefault(leaf, []).append(position)
         return found
 
     @cached_property
-    def summed(self) -> list[Term | None]:
-        """For each of :attr:`contractions` the innermost factor of the axis that alone is summed over; None for all."""
-        nodes = ((self.declared[n], k) for n in self.network.nodes for k in range(len(self.declared[n].contractions)))
-        return [said.summed.get(k) for said, k in nodes]
-
-    @cached_property
-    def contractions(self) -> list[tuple[ir.Node, tuple[int, int], tuple[int, int]]]:
-        """(node, (input, axis), (input, axis)) of computed values multiplied and summed over, in network order."""
-        return [(n, a, b) for n in self.network.nodes for a, b in self.declared[n].contractions]
+    def contractions(self) -> list[tuple[ir.Node, Contraction]]:
+        """Products of computed values that are summed over, in network order."""
+        return [(node, said) for node in self.network.nodes for said in self.declared[node].contractions]
 
     def linears(self) -> list[LinearUse]:
         """All uses of weights, in the order of the nodes."""

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxgrow.cli import options
-
-if TYPE_CHECKING:
-    from onnxgrow.io import Loaded
-    from onnxgrow.passes import EnlargeKernel
+from onnxgrow.cli.job import carry_out_step
 
 __all__ = ["enlarge_kernel"]
-
-
-def _sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple[int, ...]:
-    parts = text.replace(",", "x").split("x")
-    if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
-        raise click.BadParameter(f"{text!r} is not a kernel size, as in 5 or 5x3")
-    return int(parts[0]) if len(parts) == 1 else tuple(map(int, parts))
 
 
 @click.command(
@@ -32,7 +21,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple[int,
     "--to",
     required=True,
     metavar="N|NxM",
-    callback=_sizes,
+    callback=options.parse_sizes,
     help="New size on every spatial axis, or one size per axis; axes that are that large stay as they are.",
 )
 @click.option(
@@ -43,16 +32,6 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple[int,
     help="Weight, node, output of a node, glob or op:TYPE of convolutions to enlarge; may be repeated.",
 )
 @options.growing_options
-def enlarge_kernel(to: int | tuple[int, ...], layers: tuple[str, ...], **general: Any) -> int:
+def enlarge_kernel(**told: Any) -> int:
     """Give convolutions of MODEL larger kernels such that it computes the same function; prove it, then write it."""
-    from onnxgrow.cli.job import Request, carry_out
-
-    def make() -> EnlargeKernel:
-        from onnxgrow.passes import EnlargeKernel
-
-        return EnlargeKernel(layers or None, to=to)
-
-    def plan(step: EnlargeKernel, loaded: Loaded) -> Mapping[str, Any]:
-        return step.plan(loaded.model).to_json()
-
-    return carry_out("enlarge-kernel", Request(**general), make, plan)
+    return carry_out_step("enlarge-kernel", told)

@@ -57,6 +57,13 @@ def _names(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> dic
     help="Entries to take over from the reference where the model does not have them; may be repeated.",
 )
 @click.option(
+    "--built-with",
+    multiple=True,
+    metavar="GLOB",
+    help="Numbers that the growth changed and no checkpoint holds (an epsilon), which the class is built with; may be "
+    "repeated.",
+)
+@click.option(
     "--name",
     "names",
     multiple=True,
@@ -74,6 +81,7 @@ def export(
     original: Path | None,
     output: Path | None,
     keep: tuple[str, ...],
+    built_with: tuple[str, ...],
     names: dict[str, str],
     as_json: bool,
     quiet: bool,
@@ -91,7 +99,9 @@ def export(
 
         screen.step("finding every entry by its values")
         try:
-            name_map = export_checkpoint(model, reference, target, original=original, keep=keep, names=names)
+            name_map = export_checkpoint(
+                model, reference, target, original=original, keep=keep, names=names, built_with=built_with
+            )
         except UnmatchedError as error:
             for subject, reason in list(error.problems.items())[:SHOWN]:
                 screen.line(f"not found: {subject}: {reason}")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxgrow.cli import options
-
-if TYPE_CHECKING:
-    from onnxgrow.io import Loaded
-    from onnxgrow.passes import Fold
+from onnxgrow.cli.job import carry_out_step
 
 __all__ = ["fold"]
 
@@ -34,16 +30,6 @@ __all__ = ["fold"]
 )
 @options.max_change_option
 @options.growing_options
-def fold(tolerance: float, merge: bool, max_change: float | None, **general: Any) -> int:
+def fold(**told: Any) -> int:
     """Take ActiSwitches that training made superfluous out of MODEL; prove the result, then write it."""
-    from onnxgrow.cli.job import Request, carry_out
-
-    def make() -> Fold:
-        from onnxgrow.passes import Fold
-
-        return Fold(tolerance=tolerance, merge=merge)
-
-    def plan(step: Fold, loaded: Loaded) -> Mapping[str, Any]:
-        return step.plan(loaded.model).to_json()
-
-    return carry_out("fold", Request(**general), make, plan, max_change)
+    return carry_out_step("fold", told)

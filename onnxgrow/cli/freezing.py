@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxgrow.cli import options
-from onnxgrow.cli.job import Request, carry_out
+from onnxgrow.cli.job import carry_out_step
 from onnxgrow.cli.places import check_apart, check_report, choose_output
 from onnxgrow.cli.streams import complain
 from onnxgrow.errors import GrowError
-
-if TYPE_CHECKING:
-    from onnxgrow.io import Loaded
-    from onnxgrow.passes import GrowthPass
 
 __all__ = ["carry_out_with_list", "freeze_option"]
 
@@ -28,22 +24,17 @@ freeze_option = click.option(
 )
 
 
-def carry_out_with_list(
-    command: str,
-    request: Request,
-    make: Callable[[], GrowthPass],
-    plan: Callable[[Any, Loaded], Mapping[str, Any]],
-    freeze_old: Path | None,
-) -> int:
-    """As :func:`onnxgrow.cli.job.carry_out`; writes the list once the model is in place."""
+def carry_out_with_list(command: str, told: Mapping[str, Any], freeze_old: Path | None) -> int:
+    """As :func:`onnxgrow.cli.job.carry_out_step`; writes the list once the model is in place."""
     if freeze_old is None:
-        return carry_out(command, request, make, plan)
-    target = choose_output(request.model, request.output, request.in_place, request.force or request.dry_run)
-    others = [p for p in (request.report, request.inputs) if p is not None]
-    check_apart(freeze_old, "--freeze-old", [request.model, target, *others])
+        return carry_out_step(command, told)
+    model, dry_run = told["model"], told["dry_run"]
+    target = choose_output(model, told["output"], told["in_place"], told["force"] or dry_run)
+    others = [p for p in (told["report"], told["inputs"]) if p is not None]
+    check_apart(freeze_old, "--freeze-old", [model, target, *others])
     check_report(freeze_old)
-    code = carry_out(command, request, make, plan, also={"--freeze-old": freeze_old})
-    if code == 0 and not request.dry_run:
+    code = carry_out_step(command, told, also={"--freeze-old": freeze_old})
+    if code == 0 and not dry_run:
         _write(freeze_old, target)
     return code
 
@@ -55,7 +46,7 @@ def _write(path: Path, target: Path) -> None:
     from onnxgrow.report import write_json
 
     try:
-        model = load(target).model
+        model = load(target, mapped=True).model
         write_json(path, freeze_list(model, GrowthMap.of_model(model.metadata_props) or GrowthMap()))
     except GrowError as e:
         # The model is in place and proved: no exit code may deny it.

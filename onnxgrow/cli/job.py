@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxgrow.passes import GrowthPass, GrowthResult
     from onnxgrow.passes.base import Grown
 
-__all__ = ["Job", "Request", "carry_out"]
+__all__ = ["Job", "Request", "carry_out", "carry_out_step"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,25 @@ class Request:
     quiet: bool
 
 
+def carry_out_step(command: str, told: Mapping[str, Any], also: Mapping[str, Path] | None = None) -> int:
+    """Carry out a command that is a step of recipes, too: what it is told beside the general options and
+    ``--max-change`` are the arguments of its pass. See :func:`carry_out`.
+    """
+    general = {f.name: told[f.name] for f in fields(Request)}
+    rest = {k: v for k, v in told.items() if k not in general and k != "max_change"}
+
+    def make() -> GrowthPass:
+        from onnxgrow.recipe.steps import STEPS
+
+        return STEPS[command].make({k: v for k, v in rest.items() if v is not None and v != ()})
+
+    return carry_out(command, Request(**general), make, told.get("max_change"), also=also)
+
+
 def carry_out(
     command: str,
     request: Request,
     make: Callable[[], GrowthPass],
-    plan: Callable[[Any, Loaded], Mapping[str, Any]],
     max_change: float | None = None,
     beside: Sequence[Path] = (),
     also: Mapping[str, Path] | None = None,
@@ -59,7 +73,6 @@ def carry_out(
         command: Name of the command.
         request: Its general options.
         make: Makes the pass; called before the model is read, so that wrong options are said first.
-        plan: Gives the plan of that pass for a model, JSON data.
         max_change: For passes with inexact methods.
         beside: Other files that it reads, which are never written to.
         also: Option → another file that the caller writes afterwards; it must be none of those that are read.
@@ -86,7 +99,7 @@ def carry_out(
 
         step = make()
         screen.step("reading")
-        loaded = load(request.model)
+        loaded = load(request.model, mapped=True)
         sources = [*data_files(loaded.model), *given]
         check_apart(target, "--output", sources)
         for option, path in ({"--report": request.report} | dict(also or {})).items():
@@ -96,7 +109,7 @@ def carry_out(
         step.proof = Proof(feeds, request.input_shapes, request.provider, max_change, screen.step)
         job = Job(command, request.model, target, request.report, request.as_json, screen, time.time())
         if request.dry_run:
-            return job.plan(plan(step, loaded))
+            return job.plan(step.preview(loaded.model))
         return job.grow(step, loaded, request)
 
 

@@ -135,5 +135,8 @@ def main() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     code = run()
+    # What is done is done: a signal while the interpreter winds up must not turn a success into a failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     close_quietly()
     sys.exit(code)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxgrow.names import STARTS
+
 __all__ = [
     "PATH",
     "Settings",
@@ -87,8 +89,10 @@ def _size(_: click.Context, __: click.Parameter, text: str | None) -> int | None
     return None if text is None else parse_size(text)
 
 
-def parse_sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple[int, ...]:
+def parse_sizes(_: click.Context, __: click.Parameter, text: str | None) -> int | tuple[int, ...] | None:
     """``5`` as a number, ``5x3`` or ``5,3`` as a tuple. Raises click.BadParameter where it is neither."""
+    if text is None:
+        return None
     parts = text.replace(",", "x").split("x")
     if not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
         raise click.BadParameter(f"{text!r} is not a kernel size, as in 5 or 5x3")
@@ -96,9 +100,8 @@ def parse_sizes(_: click.Context, __: click.Parameter, text: str) -> int | tuple
 
 
 def _start(_: click.Context, __: click.Parameter, text: str) -> tuple[float, float]:
-    named = {"linear": (1.0, 0.0), "nonlinear": (0.0, 1.0)}
-    if text in named:
-        return named[text]
+    if text in STARTS:
+        return STARTS[text]
     try:
         a, b = map(float, text.split(","))
     except ValueError:
@@ -250,7 +253,7 @@ at_options = _all(
 
 
 def switch_options(start: str) -> Callable[[F], F]:
-    """``--start`` with this default, ``--per-channel`` and ``--max-change``."""
+    """``--start`` with this default, ``--per-channel``, ``--as-function`` and ``--max-change``."""
     return _all(
         click.option(
             "--start",
@@ -261,5 +264,10 @@ def switch_options(start: str) -> Callable[[F], F]:
             help="a and b of an ActiSwitch, a·x + b·f(x); what is not exact needs --max-change.",
         ),
         click.option("--per-channel", is_flag=True, help="An a and a b for each channel."),
+        click.option(
+            "--as-function",
+            is_flag=True,
+            help="Make each ActiSwitch one node, a call of a local function of the model.",
+        ),
         max_change_option,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ import click
 from onnxgrow.cli import options
 
 if TYPE_CHECKING:
-    from onnxgrow.io import Loaded
     from onnxgrow.recipe import RunRecipe
 
 __all__ = ["run"]
@@ -35,7 +33,4 @@ def run(recipe: Path, allow_code: bool, max_change: float | None, **general: Any
 
         return RunRecipe(read_recipe(recipe), allow_code=allow_code)
 
-    def plan(step: RunRecipe, loaded: Loaded) -> Mapping[str, Any]:
-        return step.plan(loaded.model)
-
-    return carry_out("run", Request(**general), make, plan, max_change, beside=(recipe,))
+    return carry_out("run", Request(**general), make, max_change, beside=(recipe,))

@@ -70,7 +70,7 @@ def verify(
         from onnxgrow.report import Subject, conclusion, document, dumps, evidence_table, refusal, write_json
 
         screen.step("reading")
-        before, after = load(original), load(grown)
+        before, after = load(original, mapped=True), load(grown, mapped=True)
         if report is not None:
             check_apart(report, "--report", [*data_files(before.model), *data_files(after.model)])
         result = check(

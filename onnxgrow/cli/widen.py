@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from onnxgrow.cli import options
-
-if TYPE_CHECKING:
-    from onnxgrow.io import Loaded
-    from onnxgrow.passes import Widen
+from onnxgrow.cli.job import carry_out_step
+from onnxgrow.names import INITS, METHODS
 
 __all__ = ["widen"]
-
-METHODS = ("zero-fan-out", "zero-fan-in", "near-zero", "net2wider")
-INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy", "zeros")
 
 
 @click.command(
@@ -64,42 +58,6 @@ INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy", "zeros")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the new weights.")
 @options.max_change_option
 @options.growing_options
-def widen(
-    layers: tuple[str, ...],
-    outputs: tuple[str, ...],
-    factor: float | None,
-    add: int | None,
-    to: int | None,
-    multiple_of: int,
-    method: str,
-    scale: float | None,
-    init: str,
-    seed: int,
-    residual: bool,
-    max_change: float | None,
-    **general: Any,
-) -> int:
+def widen(**told: Any) -> int:
     """Give layers of MODEL more channels such that it computes the same function; prove it, then write it."""
-    from onnxgrow.cli.job import Request, carry_out
-
-    def make() -> Widen:
-        from onnxgrow.passes import Widen
-
-        return Widen(
-            layers or None,
-            factor=factor,
-            add=add,
-            to=to,
-            multiple_of=multiple_of,
-            method=method,
-            scale=scale,
-            init=init,
-            seed=seed,
-            residual=residual,
-            outputs=outputs,
-        )
-
-    def plan(step: Widen, loaded: Loaded) -> Mapping[str, Any]:
-        return step.plan(loaded.model)[1].to_json()
-
-    return carry_out("widen", Request(**general), make, plan, max_change)
+    return carry_out_step("widen", told)

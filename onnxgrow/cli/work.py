@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxgrow.concrete.npz import load_inputs
 from onnxgrow.errors import GrowError
 from onnxgrow.io import Loaded, load
+from onnxgrow.io.tensors import InlineTensor
 from onnxgrow.passes.base import Feeds, Grown, GrowthPass
 from onnxgrow.verify.report import Report
 
@@ -56,13 +57,14 @@ def read_inputs(path: Path | None, loaded: Loaded) -> Feeds | None:
 
 def data_files(model: ir.Model) -> list[Path]:
     """The external data files of a model, each once."""
-    return list(dict.fromkeys(Path(t.path) for t in _tensors(model) if isinstance(t, ir.ExternalTensor)))
+    external = (t for t in _tensors(model) if isinstance(t, ir.ExternalTensor) and not isinstance(t, InlineTensor))
+    return list(dict.fromkeys(Path(t.path) for t in external))
 
 
 def stored_bytes(path: Path, loaded: Loaded | None = None) -> int | None:
     """Size of a model's files, external data included; None where they cannot be looked at."""
     with contextlib.suppress(GrowError, OSError):
-        model = (loaded or load(path)).model
+        model = (loaded or load(path, mapped=True)).model
         return sum(p.stat().st_size for p in (path, *data_files(model)))
     return None
 

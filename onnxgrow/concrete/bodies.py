@@ -146,6 +146,11 @@ class Scopes:
         ambiguous = bool(path) and self._count[name] > 1
         return f"{self.bodies[path].label}/{name}" if ambiguous else name
 
+    def listed(self, path: Path, name: str) -> str:
+        """What the growth map calls what a graph reads or makes under a name."""
+        where = self.find(path, name)
+        return name if where is None else self.key(where, name)
+
     @cached_property
     def places(self) -> Mapping[str, tuple[Path, str]]:
         """Growth-map name → (the graph that defines it, its name there). Plain names win over labelled ones."""

@@ -20,6 +20,7 @@ from onnxgrow.concrete.pin import (
     primes_for,
     static_sizes,
 )
+from onnxgrow.concrete.rehearsal import Rehearsal
 from onnxgrow.concrete.session import Output, Session, open_session
 from onnxgrow.errors import UnsupportedError, UsageError
 
@@ -88,13 +89,13 @@ def find_runnable(
         first try.
     """
     pinned, inputs = _pinned(model, user_shapes, user_inputs)
-    session = open_session(model)
+    session, rehearsal = open_session(model), Rehearsal(model)
     first_error: UnsupportedError | None = None
     fallback: tuple[Shapes, Feeds] | None = None
     unsound = 0
     for shapes in _candidates(model, pinned):
         try:
-            feeds, sound = _attempt(model, session, shapes, inputs, seed, 0)
+            feeds, sound = _attempt(model, session, rehearsal, shapes, inputs, seed, 0)
         except UnsupportedError as error:
             first_error = first_error or error
             continue
@@ -141,6 +142,7 @@ def second_variant(
     first = {name: tuple(shape) for name, shape in input_shapes.items()}
     old = _bound(specs, first)
     session: Session | None = None
+    rehearsal = Rehearsal(model)
     taken = static_sizes(model, specs) | {size for shape in first.values() for size in shape}
     for sizes in _other_sizes(old, taken):
         shapes = assign(specs, sizes, pinned)
@@ -148,7 +150,7 @@ def second_variant(
             continue
         session = session or open_session(model)
         try:
-            feeds, sound = _attempt(model, session, shapes, inputs, seed, 1)
+            feeds, sound = _attempt(model, session, rehearsal, shapes, inputs, seed, 1)
         except UnsupportedError:
             continue
         if sound:
@@ -172,12 +174,13 @@ def _pinned(
 
 
 def _attempt(
-    model: ir.Model, session: Session, shapes: Shapes, inputs: Feeds, seed: int, variant: int
+    model: ir.Model, session: Session, rehearsal: Rehearsal, shapes: Shapes, inputs: Feeds, seed: int, variant: int
 ) -> tuple[Feeds, bool]:
     """Run once; the feeds, and whether all outputs are non-empty and free of NaN. Raises UnsupportedError."""
     feeds: Feeds = {}
     for positive in (False, True):
         tried = sample_inputs(model, shapes, seed=seed, variant=variant, positive=positive) | inputs
+        rehearsal(tried)
         sound = all(_sound(value) for value in session.run(tried).values())
         if sound or not feeds:
             feeds = tried

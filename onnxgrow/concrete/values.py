@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["LIMIT", "KnownValues", "constant_of", "constants", "dims_of"]
+__all__ = ["LIMIT", "KnownValues", "all_names", "constant_of", "constants", "dims_of"]
 
 Array = npt.NDArray[np.generic]
 
@@ -20,6 +20,21 @@ LIMIT = 65_536
 def dims_of(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """The tensor's shape as plain integers, without reading its data."""
     return tuple(int(d) for d in tensor.shape.numpy())
+
+
+def all_names(graph: ir.Graph) -> set[str]:
+    """Every name of a value or node in a graph and in the bodies of its nodes."""
+    names = {v.name for v in graph.inputs if v.name} | set(graph.initializers)
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        names.update(v.name for v in node.outputs if v.name)
+        names.update(v.name for v in node.inputs if v is not None and v.name)
+        if node.name:
+            names.add(node.name)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                names.update(attribute.as_graph().initializers)
+                names.update(v.name for v in attribute.as_graph().inputs if v.name)
+    return names
 
 
 def constant_of(node: ir.Node) -> ir.TensorProtocol | None:

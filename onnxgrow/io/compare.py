@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped] # protobuf ships no types
 
 from onnxgrow.io.structure import attribute_tensors
 
-__all__ = ["first_difference", "skeleton"]
+__all__ = ["first_difference", "known_skeleton", "skeleton"]
 
 _PAYLOAD = frozenset(
     {
@@ -21,66 +22,98 @@ _PAYLOAD = frozenset(
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model in which dense tensors keep all but their data; sparse ones are copied whole."""
+    return known_skeleton(model)[0]
+
+
+def known_skeleton(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    """The skeleton, and whether the installed ``onnx`` knows all fields of the model.
+
+    No data of a dense tensor is touched: measuring or listing a message that holds data copies them.
+    """
+    copier = _Copier()
     result = onnx.ModelProto()
-    _copy_fields(model, result, {"graph": _graph, "functions": _function})
-    return result
+    copier.fields(model, result, {"graph": copier.graph, "functions": copier.function})
+    size = result.ByteSize()
+    result.DiscardUnknownFields()  # which messages that were copied whole have kept
+    return result, not copier.unknown and result.ByteSize() == size
 
 
-def _copy_fields(source: Any, target: Any, special: dict[str, Any]) -> None:
-    for field, value in source.ListFields():
-        copy = special.get(field.name)
-        if field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED:
-            for element in value:
-                if copy is None:
-                    getattr(target, field.name).append(element)
-                else:
-                    copy(element, getattr(target, field.name).add())
-        elif copy is not None:
-            getattr(target, field.name).SetInParent()
-            copy(value, getattr(target, field.name))
-        elif field.message_type is not None:
-            getattr(target, field.name).CopyFrom(value)
+class _Copier:
+    """Copies a model without data.
+
+    Attributes:
+        unknown: Whether a message that was taken apart has fields that the installed ``onnx`` does not know.
+    """
+
+    def __init__(self) -> None:
+        self.unknown = False
+
+    def _look(self, message: Any) -> None:
+        self.unknown |= len(UnknownFieldSet(message)) > 0
+
+    def fields(self, source: Any, target: Any, special: dict[str, Any]) -> None:
+        """Copy a message, fields named in ``special`` by the functions given there."""
+        self._look(source)
+        for field, value in source.ListFields():
+            copy = special.get(field.name)
+            if _is_repeated(field):
+                for element in value:
+                    if copy is None:
+                        getattr(target, field.name).append(element)
+                    else:
+                        copy(element, getattr(target, field.name).add())
+            elif copy is not None:
+                getattr(target, field.name).SetInParent()
+                copy(value, getattr(target, field.name))
+            elif field.message_type is not None:
+                getattr(target, field.name).CopyFrom(value)
+            else:
+                setattr(target, field.name, value)
+
+    def graph(self, source: onnx.GraphProto, target: onnx.GraphProto) -> None:
+        self.fields(source, target, {"node": self.node, "initializer": self.tensor})
+
+    def function(self, source: onnx.FunctionProto, target: onnx.FunctionProto) -> None:
+        self.fields(source, target, {"node": self.node, "attribute_proto": self.attribute})
+
+    def node(self, source: onnx.NodeProto, target: onnx.NodeProto) -> None:
+        if any(_is_deep(attribute) for attribute in source.attribute):
+            self.fields(source, target, {"attribute": self.attribute})
         else:
-            setattr(target, field.name, value)
+            target.CopyFrom(source)
+
+    def attribute(self, source: onnx.AttributeProto, target: onnx.AttributeProto) -> None:
+        if _is_deep(source):
+            tensor, graph = self.tensor, self.graph
+            self.fields(source, target, {"g": graph, "graphs": graph, "t": tensor, "tensors": tensor})
+        else:
+            target.CopyFrom(source)
+
+    def tensor(self, source: onnx.TensorProto, target: onnx.TensorProto) -> None:
+        """Copy what a tensor has beside its data, without asking for these."""
+        self._look(source)
+        for entry in source.external_data:
+            self._look(entry)
+        for field in source.DESCRIPTOR.fields:
+            if field.name in _PAYLOAD:
+                continue
+            if _is_repeated(field):
+                getattr(target, field.name).extend(getattr(source, field.name))
+            elif source.HasField(field.name):
+                value = getattr(source, field.name)
+                if field.message_type is not None:
+                    getattr(target, field.name).CopyFrom(value)
+                else:
+                    setattr(target, field.name, value)
 
 
-def _graph(source: onnx.GraphProto, target: onnx.GraphProto) -> None:
-    _copy_fields(source, target, {"node": _node, "initializer": _tensor})
-
-
-def _function(source: onnx.FunctionProto, target: onnx.FunctionProto) -> None:
-    _copy_fields(source, target, {"node": _node, "attribute_proto": _attribute})
-
-
-def _node(source: onnx.NodeProto, target: onnx.NodeProto) -> None:
-    if any(_is_deep(attribute) for attribute in source.attribute):
-        _copy_fields(source, target, {"attribute": _attribute})
-    else:
-        target.CopyFrom(source)
+def _is_repeated(field: Any) -> bool:
+    return bool(field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED)
 
 
 def _is_deep(attribute: onnx.AttributeProto) -> bool:
     kinds = onnx.AttributeProto
     return attribute.type in (kinds.GRAPH, kinds.GRAPHS) or any(True for _ in attribute_tensors(attribute))
-
-
-def _attribute(source: onnx.AttributeProto, target: onnx.AttributeProto) -> None:
-    if _is_deep(source):
-        _copy_fields(source, target, {"g": _graph, "graphs": _graph, "t": _tensor, "tensors": _tensor})
-    else:
-        target.CopyFrom(source)
-
-
-def _tensor(source: onnx.TensorProto, target: onnx.TensorProto) -> None:
-    for field, value in source.ListFields():
-        if field.name in _PAYLOAD:
-            continue
-        if field.name in ("name", "doc_string", "data_type"):
-            setattr(target, field.name, value)
-        elif field.name in ("dims", "metadata_props"):
-            getattr(target, field.name).extend(value)
-        else:
-            getattr(target, field.name).CopyFrom(value)
 
 
 def first_difference(old: Any, new: Any) -> str:

@@ -170,6 +170,9 @@ class DataFolder:
 
     Args:
         model_path: The path the user gave; it may be a symbolic link.
+
+    Attributes:
+        own: The model file itself, where tensors refer to it.
     """
 
     def __init__(self, model_path: Path) -> None:
@@ -177,8 +180,15 @@ class DataFolder:
         resolved = os.path.realpath(model_path)
         self._roots = (os.path.realpath(self.folder), os.path.dirname(resolved))
         self._linked_to = resolved if os.path.islink(model_path) else ""
+        self.own: DataFile | None = None
+        self._name = os.path.basename(model_path)
         self._files: dict[str, DataFile] = {}
         self._listed: dict[str, list[safetensors.Entry]] = {}
+
+    def adopt(self, file: DataFile) -> str:
+        """Let tensors refer to the model file, by the location given back; it is mapped already."""
+        self.own = self._files[self._name] = file
+        return self._name
 
     def open(self, reference: ExternalReference, dtype: ir.DataType, nbytes: int, subject: str) -> DataFile:
         """The file a tensor of ``nbytes`` bytes lies in.

@@ -20,12 +20,13 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # protobuf ships no types
 
 from onnxgrow.errors import BadInputError, UnsupportedError
+from onnxgrow.io import inline
 from onnxgrow.io.carry import Carried, model_carried, unpack
-from onnxgrow.io.compare import first_difference, skeleton
+from onnxgrow.io.compare import first_difference, known_skeleton
 from onnxgrow.io.copy import copy_model
 from onnxgrow.io.guard import DataFile, DataFolder, explain_unparsable, external_reference, map_model_file
 from onnxgrow.io.structure import check_structure, check_tensor, tensors
-from onnxgrow.io.tensors import MappedTensor, raw_nbytes
+from onnxgrow.io.tensors import InlineTensor, MappedTensor, raw_nbytes
 from onnxgrow.io.write import write_model
 
 __all__ = ["Loaded", "load"]
@@ -52,13 +53,15 @@ class Loaded:
     source: object
 
 
-def load(source: object) -> Loaded:
+def load(source: object, mapped: bool = False) -> Loaded:
     """Read a model.
 
     Args:
         source: Path of a binary ONNX file, ``onnx.ModelProto``, ``onnx_ir.Model`` or
             ``onnx_graphsurgeon.Graph``. External data of a path is mapped, not read; a ModelProto must hold
             all its data itself.
+        mapped: Map the weights inside a large model file, too, instead of reading them. For those who know that nobody
+            writes into that file as long as the model lives; a new file of its name does no harm.
 
     Raises:
         BadInputError: Missing, damaged, unsafe or malformed; the reason says what it is.
@@ -66,7 +69,7 @@ def load(source: object) -> Loaded:
     """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        return _from_path(path, source)
+        return _from_path(path, source, mapped)
     if isinstance(source, onnx.ModelProto):
         return _from_proto(source)
     if isinstance(source, ir.Model):
@@ -84,19 +87,23 @@ def load(source: object) -> Loaded:
     )
 
 
-def _from_path(path: Path, source: object) -> Loaded:
+def _from_path(path: Path, source: object, mapped: bool) -> Loaded:
     subject = os.fspath(path)
     file = map_model_file(path)
+    folder = DataFolder(path)
     proto = onnx.ModelProto()
+    light = inline.slim(file.view) if mapped and file.size >= inline.LEAST_FILE else None
     try:
-        proto.ParseFromString(file.view)
+        proto.ParseFromString(file.view if light is None else light.data)
     except DecodeError:
         raise BadInputError(subject, *explain_unparsable(bytes(file.view[:512]))) from None
     if not proto.HasField("graph"):
         reason, hint = explain_unparsable(bytes(file.view[:512]))
         raise BadInputError(subject, "the file holds no graph" if "damaged" in reason else reason, hint)
+    if light is not None:
+        inline.refer(proto, light.places, file.view, folder.adopt(file))
     with _no_traceback(subject):
-        model, carried = _read(proto, subject, DataFolder(path))
+        model, carried = _read(proto, subject, folder)
     return Loaded(model, "path", path, carried, source)
 
 
@@ -143,7 +150,13 @@ def _no_traceback(subject: str) -> Iterator[None]:
 
 def _read(proto: onnx.ModelProto, subject: str, folder: DataFolder | None) -> tuple[ir.Model, Carried]:
     """Make the carrier from a ModelProto that this function may use up."""
-    _refuse_unknown_fields(proto, subject)
+    before, known = known_skeleton(proto)
+    if not known:
+        raise UnsupportedError(
+            subject,
+            f"the model has fields that onnx {onnx.__version__} does not know, so they could not be kept",
+            "upgrade onnx",
+        )
     check_structure(proto)
     for tensor, where in tensors(proto):
         nbytes = check_tensor(tensor, where)
@@ -155,7 +168,6 @@ def _read(proto: onnx.ModelProto, subject: str, folder: DataFolder | None) -> tu
                     "give the path of the model, or load the data with onnx.load_external_data_for_model",
                 )
             folder.open(external_reference(tensor, where), ir.DataType(tensor.data_type), nbytes, where)
-    before = skeleton(proto)
     unpacked = unpack(proto)
     model = ir.from_proto(proto)
     carried = unpacked.attach(model)
@@ -171,17 +183,6 @@ def _no_data(proto: onnx.TensorProto, tensor: ir.TensorProtocol, place: str) -> 
     """Write structure only."""
 
 
-def _refuse_unknown_fields(proto: onnx.ModelProto, subject: str) -> None:
-    known = proto.ByteSize()
-    proto.DiscardUnknownFields()
-    if proto.ByteSize() != known:
-        raise UnsupportedError(
-            subject,
-            f"the model has fields that onnx {onnx.__version__} does not know, so they could not be kept",
-            "upgrade onnx",
-        )
-
-
 def _map_tensors(model: ir.Model, folder: DataFolder) -> None:
     def mapped(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if not isinstance(tensor, ir.ExternalTensor):
@@ -189,13 +190,15 @@ def _map_tensors(model: ir.Model, folder: DataFolder) -> None:
         nbytes = raw_nbytes(tensor)
         reference = external_reference(ir.serde.serialize_tensor(tensor), str(tensor.name))
         file = folder.open(reference, tensor.dtype, nbytes, str(tensor.name))
-        return _as_mapped(tensor, file, folder.folder)
+        return _as_mapped(tensor, file, folder.folder, InlineTensor if file is folder.own else MappedTensor)
 
     _replace_tensors(model, mapped)
 
 
-def _as_mapped(tensor: ir.ExternalTensor, file: DataFile, base_dir: str) -> MappedTensor:
-    return MappedTensor(
+def _as_mapped(
+    tensor: ir.ExternalTensor, file: DataFile, base_dir: str, kind: type[MappedTensor] = MappedTensor
+) -> MappedTensor:
+    return kind(
         file,
         os.fspath(tensor.location),
         tensor.offset or 0,

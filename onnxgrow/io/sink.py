@@ -32,6 +32,7 @@ _FICLONERANGE = 0x4020940D  # linux/fs.h: _IOW(0x94, 13, struct file_clone_range
 _EXTENT = 4096  # file systems share whole blocks
 _READ = 1 << 20  # bytes of mapped data hashed at once
 _BACKLOG = 24  # blocks that wait to be hashed: grown tensors come in blocks of 1 MB
+_DIRTY = 256 << 20  # bytes after which the disk is set to work: left to itself it starts when nearly all is written
 _ELSEWISE = {
     errno.EXDEV,
     errno.EINVAL,
@@ -66,6 +67,9 @@ class Sink:
         self._link = link
         self._producer = ThreadPoolExecutor(1, "onnxgrow-ahead")
         self._hashers = ThreadPoolExecutor(workers(), "onnxgrow-digest")
+        self._syncer = ThreadPoolExecutor(1, "onnxgrow-sync")
+        self._syncing: Future[None] | None = None
+        self._dirty = 0
         self._room = threading.BoundedSemaphore(_BACKLOG)
         self._closing = False
 
@@ -76,7 +80,7 @@ class Sink:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._closing = True
-        for pool in (self._producer, self._hashers):
+        for pool in (self._producer, self._hashers, self._syncer):
             pool.shutdown(cancel_futures=True)
         os.close(self.descriptor)
 
@@ -84,6 +88,7 @@ class Sink:
         """Set the file's mode and make it durable."""
         if mode is not None and hasattr(os, "fchmod"):
             os.fchmod(self.descriptor, mode)
+        self._synced()
         os.fsync(self.descriptor)
 
     def write(self, data: Buffer) -> None:
@@ -186,6 +191,16 @@ class Sink:
     def _advance(self, count: int) -> None:
         self.position += count
         self._written(count)
+        self._dirty += count
+        if self._dirty >= _DIRTY and hasattr(os, "fdatasync") and (self._syncing is None or self._syncing.done()):
+            self._synced()
+            self._syncing = self._syncer.submit(os.fdatasync, self.descriptor)
+            self._dirty = 0
+
+    def _synced(self) -> None:
+        """Wait for the disk. A fault is told once per descriptor: what this sync was told, the last one is not."""
+        if self._syncing is not None:
+            self._syncing.result()
 
     def overwrite(self, data: bytes) -> None:
         """Replace the first bytes of the file by as many others."""

@@ -20,7 +20,17 @@ import onnx_ir as ir
 from onnxgrow.errors import BadInputError, UnsupportedError
 from onnxgrow.io.guard import DataFile
 
-__all__ = ["BLOCK", "Blocked", "Buffer", "MappedTensor", "SparseTensor", "blocks", "raw_nbytes", "strings"]
+__all__ = [
+    "BLOCK",
+    "Blocked",
+    "Buffer",
+    "InlineTensor",
+    "MappedTensor",
+    "SparseTensor",
+    "blocks",
+    "raw_nbytes",
+    "strings",
+]
 
 BLOCK = 32 << 20
 """Largest number of bytes handed out at once."""
@@ -144,6 +154,10 @@ class MappedTensor(ir.ExternalTensor):
 
     def release(self) -> None:
         """Nothing: the mapping is shared, and closes with the last tensor."""
+
+
+class InlineTensor(MappedTensor):
+    """A tensor whose bytes lie in the mapped model file itself, at any byte: its arrays may be unaligned."""
 
 
 class SparseTensor(ir.LazyTensor):

@@ -17,14 +17,15 @@ from onnxgrow.io.carry import Carried
 from onnxgrow.io.tensors import blocks, raw_nbytes, strings
 from onnxgrow.io.write import Place, write_metadata, write_model
 
-__all__ = ["ModelStream", "fill_inline"]
+__all__ = ["ModelStream", "fill_inline", "varint"]
 
 
 def _tag(message: type, field: str) -> bytes:
-    return _varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined] # generated
+    return varint(message.DESCRIPTOR.fields_by_name[field].number << 3 | 2)  # type: ignore[attr-defined] # generated
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it: seven bits a byte, the lowest first."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -73,9 +74,9 @@ class ModelStream:
             for header, tensor in zip(self._headers, streamed, strict=True)
         ]
         self._graph_nbytes = len(self._graph) + sum(
-            len(_INITIALIZER) + len(_varint(size)) + size for size in self._sizes
+            len(_INITIALIZER) + len(varint(size)) + size for size in self._sizes
         )
-        self.nbytes = len(self.head) + len(_GRAPH) + len(_varint(self._graph_nbytes)) + self._graph_nbytes
+        self.nbytes = len(self.head) + len(_GRAPH) + len(varint(self._graph_nbytes)) + self._graph_nbytes
 
     @classmethod
     def inline(cls, model: ir.Model, carried: Carried | None = None) -> ModelStream:
@@ -93,7 +94,7 @@ class ModelStream:
 
     @staticmethod
     def _data_tag(tensor: ir.TensorProtocol) -> bytes:
-        return _RAW_DATA + _varint(raw_nbytes(tensor))
+        return _RAW_DATA + varint(raw_nbytes(tensor))
 
     @property
     def head(self) -> bytes:
@@ -109,10 +110,10 @@ class ModelStream:
     def __iter__(self) -> Iterator[bytes | ir.TensorProtocol]:
         """Bytes, and tensors whose raw form is to be written in their place."""
         yield self.head
-        yield _GRAPH + _varint(self._graph_nbytes)
+        yield _GRAPH + varint(self._graph_nbytes)
         yield self._graph
         for header, tensor, size in zip(self._headers, self._streamed, self._sizes, strict=True):
-            yield _INITIALIZER + _varint(size) + header
+            yield _INITIALIZER + varint(size) + header
             if tensor is not None:
                 yield self._data_tag(tensor)
                 yield tensor

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.errors import NotEquivalentError
+from onnxgrow.errors import BadInputError, NotEquivalentError
 from onnxgrow.growth_map import METADATA_KEY, GrowthMap
 from onnxgrow.io import Loaded, Seal, give_back, load, model_digest, tensor_digest
 from onnxgrow.verify.report import Report, Verdict
@@ -155,6 +155,10 @@ class GrowthPass(ir.passes.FunctionalPass):
     def grow(self, model: ir.Model) -> Grown:
         """Grow a copy of ``model``, which stays as it is."""
 
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan for ``model``, JSON data; nothing is made where a pass can tell without."""
+        return self.grow(model).plan
+
     def verify(
         self, original: ir.Model, grown: Grown, written: Loaded | None = None, original_path: Path | None = None
     ) -> Report:
@@ -292,8 +296,11 @@ class Lineage:
 
 
 def lineage(model: ir.Model) -> Lineage:
-    """The lineage of a growth of ``model``, which may carry a growth map of its own."""
-    before = GrowthMap.of_model(model.metadata_props)
+    """The lineage of a growth of ``model``, which may carry a growth map of its own. Raises BadInputError."""
+    try:
+        before = GrowthMap.of_model(model.metadata_props)
+    except ValueError as e:
+        raise BadInputError(f"metadata {METADATA_KEY}", str(e), "remove it to grow the model as an original") from e
     try:
         versions = {"onnxgrow": version("onnxgrow")}
     except PackageNotFoundError:

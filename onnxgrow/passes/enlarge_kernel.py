@@ -6,16 +6,17 @@ because its gradient is the activation that it reads times what comes back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.analysis.study import study
-from onnxgrow.concrete.values import constants, dims_of
+from onnxgrow.analysis.study import Study, study
+from onnxgrow.concrete.bodies import Scopes
+from onnxgrow.concrete.values import dims_of
 from onnxgrow.errors import UsageError
-from onnxgrow.growth_map import Axes, GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import Axes, GrowthMap, NodeChange, TensorGrowth, ValueGrowth
 from onnxgrow.io import copy_model
 from onnxgrow.passes.base import Grown, GrowthPass, Proof, lineage
 from onnxgrow.passes.kernel_plan import KernelPlan, plan_kernels
@@ -29,8 +30,8 @@ LARGEST = 1 << 16
 class EnlargeKernel(GrowthPass):
     """Give Conv and ConvTranspose layers larger kernels.
 
-    Taps are added on both sides, an odd one behind. Pads become explicit only where ``auto_pad`` or ``output_shape``
-    would not come out right by itself.
+    Taps are added on both sides, an odd one behind; in bodies of If, Loop and Scan, too. Pads become explicit only
+    where ``auto_pad`` or ``output_shape`` would not come out right by itself.
 
     Args:
         layers: Selectors: names of weights, nodes or their outputs, globs, ``op:Conv``; None for all. A kernel, or an
@@ -55,35 +56,49 @@ class EnlargeKernel(GrowthPass):
 
     def plan(self, model: ir.Model) -> KernelPlan:
         """What would be done; reads no weight."""
+        return plan_kernels(self._studied(model), self.layers, self.to)
+
+    def _studied(self, model: ir.Model) -> Study:
         self.proof.say("analysing")
-        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
-        return plan_kernels(found, self.layers, self.to)
+        return study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
+
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan, JSON data."""
+        return self.plan(model).to_json()
 
     def grow(self, model: ir.Model) -> Grown:
         """Enlarge the kernels of a copy of ``model``."""
-        plan, past = self.plan(model), lineage(model)
+        return self.carry_out(self._studied(model))
+
+    def carry_out(self, found: Study) -> Grown:
+        """Enlarge the kernels of a copy of a model that was studied."""
+        model = found.model
+        plan, past = plan_kernels(found, self.layers, self.to), lineage(model)
         self.proof.say(f"enlarging {len(plan.kernels)} kernels")
-        grown = copy_model(model)
-        rewriter, stored = Rewriter(grown), constants(grown)
+        grown, scopes = copy_model(model), Scopes(model)
         tensors: dict[str, TensorGrowth] = {}
         values: dict[str, ValueGrowth] = {}
-        for kernel in plan.kernels:
-            for name, axes in kernel.axes.items():
-                if name == kernel.weight:
-                    rewriter.set_constant(name, _enlarged(stored[name], axes))
-                    tensors[name] = TensorGrowth(axes)
-                else:
-                    values[name] = ValueGrowth(axes)
-                    rewriter.resize(name, {axis: (m.old_size, m.new_size) for axis, m in axes.items()})
-            for key, attributes in kernel.changes.items():
-                for attribute, value in attributes.items():
-                    rewriter.set_attribute(key, attribute, value)
+        nodes: dict[str, NodeChange] = {}
+        for path in dict.fromkeys(kernel.path for kernel in plan.kernels):
+            rewriter = Rewriter(grown, path)
+            for kernel in (k for k in plan.kernels if k.path == path):
+                for name, axes in kernel.axes.items():
+                    if name == kernel.weight:
+                        rewriter.set_constant(name, _enlarged(rewriter.constant(name), axes))
+                        tensors[scopes.listed(path, name)] = TensorGrowth(axes)
+                    else:
+                        values[scopes.listed(path, name)] = ValueGrowth(axes)
+                        rewriter.resize(name, {axis: (m.old_size, m.new_size) for axis, m in axes.items()})
+                for key, attributes in kernel.changes.items():
+                    for attribute, value in attributes.items():
+                        rewriter.set_attribute(key, attribute, value)
+            nodes.update((scopes.listed(path, key), change) for key, change in rewriter.node_changes().items())
         growth_map = GrowthMap(
             original=past.original,
             generation=past.generation,
             values=values,
             tensors=tensors,
-            nodes=rewriter.node_changes(),
+            nodes=nodes,
             recipe=plan.recipe,
             versions=past.versions,
             history=past.history,

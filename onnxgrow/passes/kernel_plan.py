@@ -12,11 +12,15 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrow.analysis import node_key
+from onnxgrow.analysis.bodies import graphs_of
+from onnxgrow.analysis.network import Network
 from onnxgrow.analysis.study import Study
 from onnxgrow.axis_map import ZERO, AxisMap, Segment
+from onnxgrow.concrete.bodies import Path
 from onnxgrow.concrete.pin import input_specs
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.growth_map import Axes
+from onnxgrow.passes.left_out import left_out
 from onnxgrow.passes.padding import Unplaceable, Window, placed
 
 __all__ = ["KernelPlan", "PlannedKernel", "plan_kernels"]
@@ -36,6 +40,8 @@ class PlannedKernel:
 
     Attributes:
         weight: Name of the constant.
+        path: The graph it is used in.
+        name: What users call it: in a body, with the body's label in front.
         old, new: Kernel sizes.
         axes: Growth of the constant, and of the values between it and the convolutions, by name.
         changes: Convolution → attributes to set, or to remove where None.
@@ -43,6 +49,8 @@ class PlannedKernel:
     """
 
     weight: str
+    path: Path
+    name: str
     old: tuple[int, ...]
     new: tuple[int, ...]
     axes: Mapping[str, Axes]
@@ -59,21 +67,23 @@ class KernelPlan:
         recipe: What was asked for, JSON data.
         kernels: What grows.
         skipped: Weight or node → why it stays.
+        notes: Remarks.
         parameters, flops: (before, after) of the network's weights and of its linear ops.
     """
 
     recipe: Mapping[str, Any]
     kernels: tuple[PlannedKernel, ...]
     skipped: Mapping[str, str]
+    notes: tuple[str, ...]
     parameters: tuple[int, int]
     flops: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "recipe": dict(self.recipe),
-            "kernels": [{"name": k.weight, "old": list(k.old), "new": list(k.new)} for k in self.kernels],
+            "kernels": [{"name": k.name, "old": list(k.old), "new": list(k.new)} for k in self.kernels],
             "skipped": dict(self.skipped),
-            "notes": [],
+            "notes": list(self.notes),
             "parameters": {"old": self.parameters[0], "new": self.parameters[1]},
             "flops": {"old": self.flops[0], "new": self.flops[1]},
         }
@@ -86,14 +96,15 @@ def plan_kernels(found: Study, layers: Sequence[str] | None, to: Sizes) -> Kerne
         UsageError: A selector matches nothing.
         UnsupportedError: Nothing selected can grow; the reasons are named.
     """
-    planner = _Planner(found, to)
+    graphs = list(graphs_of(found.analysis))
+    planners = {path: _Planner(analysis.network, path, label, to) for path, label, analysis in graphs}
     kernels: dict[str, PlannedKernel] = {}
     skipped: dict[str, str] = {}
-    for use, literal in planner.selected(layers):
-        if use.root in kernels or use.label in skipped:
+    for use, literal in _selected([use for planner in planners.values() for use in planner.uses], layers):
+        if use.label in kernels or use.label in skipped:
             continue
         try:
-            kernels[use.root] = planner.kernel(use, literal)
+            kernels[use.label] = planners[use.path].kernel(use, literal)
         except Unplaceable as reason:
             skipped[use.label] = str(reason)
     if not kernels:
@@ -106,12 +117,14 @@ def plan_kernels(found: Study, layers: Sequence[str] | None, to: Sizes) -> Kerne
     recipe: dict[str, Any] = {"pass": "enlarge-kernel", "to": to if isinstance(to, int) else list(to)}
     if layers is not None:
         recipe["layers"] = list(layers)
-    cost = found.analysis.cost
-    parameters, flops = cost.total_parameters({}), cost.total_flops({})
+    notes = left_out(found, CONVOLUTIONS, "convolutions")
+    costs = [part.cost for part in found.analysis.parts]
+    parameters, flops = sum(c.total_parameters({}) for c in costs), sum(c.total_flops({}) for c in costs)
     return KernelPlan(
         recipe,
         tuple(kernels.values()),
         skipped,
+        notes,
         (parameters, parameters + sum(k.parameters for k in kernels.values())),
         (flops, flops + sum(k.flops for k in kernels.values())),
     )
@@ -123,24 +136,51 @@ class _Use:
 
     node: ir.Node
     root: str
-    way: tuple[ir.Node, ...] = ()
+    way: tuple[ir.Node, ...]
+    path: Path
+    body: str
 
     @property
     def label(self) -> str:
-        return self.root or self.node.name or node_key(self.node)
+        return self.called(self.root or self.node.name or node_key(self.node))
 
     @property
     def names(self) -> set[str]:
-        return {n for n in (self.root, self.node.name, node_key(self.node)) if n}
+        own = {n for n in (self.root, self.node.name, node_key(self.node)) if n}
+        return own | {self.called(n) for n in own}
+
+    def called(self, name: str) -> str:
+        """A name of its graph, as users say it."""
+        return f"{self.body}/{name}" if self.body else name
 
     @property
     def handles(self) -> set[str]:
         return self.names | {self.node.op_type, f"op:{self.node.op_type}"}
 
 
+def _selected(uses: Sequence[_Use], layers: Sequence[str] | None) -> list[tuple[_Use, bool]]:
+    """What the selectors match, in network order, and whether a selector is the literal name."""
+    if not layers:
+        return [(use, False) for use in uses]
+    found: dict[ir.Node, bool] = {}
+    for selector in layers:
+        matched = [u for u in uses if selector in u.handles]
+        matched = matched or [u for u in uses if any(fnmatchcase(h, selector) for h in u.handles)]
+        if not matched:
+            close = get_close_matches(selector, [n for u in uses for n in u.names], n=3, cutoff=0.5)
+            raise UsageError(
+                selector, "no convolution matches this selector", f"did you mean {', '.join(close)}?" * bool(close)
+            )
+        for use in matched:
+            found[use.node] = found.get(use.node, False) or selector in use.names
+    return [(use, found[use.node]) for use in uses if use.node in found]
+
+
 class _Planner:
-    def __init__(self, found: Study, to: Sizes) -> None:
-        self.network = found.analysis.network
+    """Plans in one graph."""
+
+    def __init__(self, network: Network, path: Path, label: str, to: Sizes) -> None:
+        self.network, self.path, self.label = network, path, label
         self.to = to
         self.outputs = {v.name for v in self.network.model.graph.outputs}
         self.uses = [
@@ -149,24 +189,8 @@ class _Planner:
 
     def _use(self, node: ir.Node) -> _Use:
         roots = self.network.roots((node, 1))
-        return _Use(node, roots[0][0], tuple(s.node for s in roots[0][2])) if len(roots) == 1 else _Use(node, "")
-
-    def selected(self, layers: Sequence[str] | None) -> list[tuple[_Use, bool]]:
-        """What the selectors match, in network order, and whether a selector is the literal name."""
-        if not layers:
-            return [(use, False) for use in self.uses]
-        found: dict[ir.Node, bool] = {}
-        for selector in layers:
-            matched = [u for u in self.uses if selector in u.handles]
-            matched = matched or [u for u in self.uses if any(fnmatchcase(h, selector) for h in u.handles)]
-            if not matched:
-                close = get_close_matches(selector, [n for u in self.uses for n in u.names], n=3, cutoff=0.5)
-                raise UsageError(
-                    selector, "no convolution matches this selector", f"did you mean {', '.join(close)}?" * bool(close)
-                )
-            for use in matched:
-                found[use.node] = found.get(use.node, False) or selector in use.names
-        return [(use, found[use.node]) for use in self.uses if use.node in found]
+        root, way = (roots[0][0], tuple(s.node for s in roots[0][2])) if len(roots) == 1 else ("", ())
+        return _Use(node, root, way, self.path, self.label)
 
     def kernel(self, use: _Use, literal: bool) -> PlannedKernel:
         """How one weight grows, and all convolutions that share it. Raises Unplaceable."""
@@ -197,7 +221,7 @@ class _Planner:
                 raise Unplaceable(f"{node_key(other.node)} shares it: {e}") from e
             flops += self._flops(other.node, shape, new)
         parameters = math.prod(shape[:2]) * (math.prod(new) - math.prod(old))
-        return PlannedKernel(use.root, tuple(old), new, axes, changes, parameters, flops)
+        return PlannedKernel(use.root, self.path, use.label, tuple(old), new, axes, changes, parameters, flops)
 
     def _check_stored(self, use: _Use) -> None:
         value = use.node.inputs[1]

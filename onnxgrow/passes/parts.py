@@ -114,8 +114,7 @@ def _noted(scopes: Scopes, parts: Sequence[_Part], changes: Sequence[Changes]) -
     for part, change in zip(parts, changes, strict=True):
 
         def key(name: str, path: Path = part.path) -> str:
-            where = scopes.find(path, name)
-            return name if where is None else scopes.key(where, name)
+            return scopes.listed(path, name)
 
         def of(name: str, same: str) -> str:
             return "" if not name or key(name) == same else key(name)

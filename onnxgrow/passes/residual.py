@@ -107,8 +107,8 @@ class Streams:
         """Nodes whose ``epsilon`` changes, with its new value, rounded to float32 as attributes are stored."""
         found = {}
         for way, eta in self.ways.values():
-            for node in way.epsilons:
-                old = node.attributes.get_float("epsilon", 1e-5)
+            for node, default in way.epsilons.items():
+                old = node.attributes.get_float("epsilon", default)
                 found[node] = float(np.float32(np.float64(np.float32(old)) * float(eta)))
         return found
 

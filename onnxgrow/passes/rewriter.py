@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxgrow.analysis import node_key
 from onnxgrow.concrete.bodies import Path, Scopes
+from onnxgrow.concrete.values import all_names, constant_of
 from onnxgrow.growth_map import NodeChange
 
 __all__ = ["Rewriter"]
@@ -37,15 +38,28 @@ class Rewriter:
         self._values.update({v.name: v for n in self.graph for v in n.outputs if v.name})
         self._values.update({v.name: v for v in self.graph.inputs if v.name})
         self._values.update(dict(self.graph.initializers.items()))
-        self._names = _all_names(model.graph)
+        self._names = all_names(model.graph)
 
     def node(self, key: str) -> ir.Node:
         """The node with this first output."""
         return self._nodes[key]
 
+    def holds(self, key: str) -> bool:
+        """Whether the graph has a node with this first output."""
+        return key in self._nodes
+
     def value(self, name: str) -> ir.Value:
         """The value of this name."""
         return self._values[name]
+
+    def constant(self, name: str) -> ir.TensorProtocol:
+        """The tensor of an initializer or a Constant node."""
+        value = self._values[name]
+        maker = value.producer()
+        # Not ir.convenience.get_const_tensor: it names the tensor of a Constant node, which the original shares.
+        tensor = value.const_value if maker is None else constant_of(maker)
+        assert tensor is not None
+        return tensor
 
     def fresh(self, wanted: str) -> str:
         """``wanted``, or with a number where that name is taken."""
@@ -114,7 +128,14 @@ class Rewriter:
         return name
 
     def insert_after(
-        self, place: str, op_type: str, inputs: list[str], wanted: str, attributes: Iterable[ir.Attr] = ()
+        self,
+        place: str,
+        op_type: str,
+        inputs: list[str],
+        wanted: str,
+        attributes: Iterable[ir.Attr] = (),
+        *,
+        domain: str = "",
     ) -> str:
         """Insert a node of one output behind the node that makes ``place``; returns the output's name.
 
@@ -122,7 +143,7 @@ class Rewriter:
         shape of ``place``.
         """
         name = self.fresh(wanted)
-        node = ir.Node("", op_type, [self._values[i] for i in inputs], attributes, num_outputs=1, name=name)
+        node = ir.Node(domain, op_type, [self._values[i] for i in inputs], attributes, num_outputs=1, name=name)
         output, like = node.outputs[0], self._values[place]
         output.name, output.type = name, like.type
         output.shape = None if like.shape is None else ir.Shape(list(like.shape.dims))
@@ -260,17 +281,3 @@ def _set_constant_node(node: ir.Node, tensor: ir.TensorProtocol) -> None:
             make_one = ir.AttrInt64 if name == "value_int" else ir.AttrFloat32
             node.attributes[name] = make_one(name, np.asarray(tensor.numpy()).item(), doc_string=attribute.doc_string)
             return
-
-
-def _all_names(graph: ir.Graph) -> set[str]:
-    names = {v.name for v in graph.inputs if v.name} | set(graph.initializers)
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        names.update(v.name for v in node.outputs if v.name)
-        names.update(v.name for v in node.inputs if v is not None and v.name)
-        if node.name:
-            names.add(node.name)
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                names.update(attribute.as_graph().initializers)
-                names.update(v.name for v in attribute.as_graph().inputs if v.name)
-    return names

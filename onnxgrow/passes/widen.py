@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,10 @@ class Widen(GrowthPass):
         """What would be done; reads no weight."""
         self.proof.say("analysing")
         return plan_through_functions(model, self.request, self.proof)
+
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan, JSON data."""
+        return self.plan(model)[1].to_json()
 
     def grow(self, model: ir.Model) -> Grown:
         """Widen a copy of ``model``."""

@@ -13,6 +13,7 @@ from onnxgrow.analysis.demand import grants
 from onnxgrow.analysis.follower import Residual
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.init import scheme_names
+from onnxgrow.names import METHODS
 from onnxgrow.plan.outputs import OutputRequest, output_notes, output_problem, select_outputs
 from onnxgrow.plan.randomness import refuse_random
 from onnxgrow.plan.residual import chosen_way, residual_problem
@@ -24,7 +25,6 @@ from onnxgrow.rules.refusals import REFUSALS
 
 __all__ = ["METHODS", "PlannedSet", "WidenPlan", "WidenRequest", "plan_widen"]
 
-METHODS = ("zero-fan-out", "zero-fan-in", "near-zero", "net2wider")
 EXACT = ("zero-fan-out", "zero-fan-in")
 DEFAULT_SCALE = 0.01
 

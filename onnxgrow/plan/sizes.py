@@ -14,6 +14,8 @@ DEFAULT_FACTOR = 2.0
 """Widening once by two is what paid off in training; larger single steps did not."""
 
 ADVISED_FACTOR = 4.0
+LARGEST = 2**41
+"""Most channels that a set can get: arrays and kernels count entries in 64 bits, of several axes together."""
 
 
 @dataclass(frozen=True)
@@ -55,4 +57,7 @@ class Target:
             wanted = math.ceil(Fraction(str(self.factor or DEFAULT_FACTOR)) * old)
         if wanted <= old:
             return old
-        return -(-wanted // self.multiple_of) * self.multiple_of
+        rounded = -(-wanted // self.multiple_of) * self.multiple_of
+        if rounded > LARGEST:
+            raise UsageError("size", f"{old} channels would become more than {LARGEST:,}")
+        return rounded

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Term
 from onnxgrow.analysis import Analysis, ChannelSet
+from onnxgrow.analysis.follower import FLAT
 from onnxgrow.analysis.network import Network, node_key
 from onnxgrow.rules import Terms
 
@@ -25,9 +26,6 @@ KEEPS = frozenset(
     ).split()
 )
 """Ops with f(0) = 0 that pass a gradient at 0, and ops that move or average entries; depthwise convolutions."""
-
-FLAT = frozenset("Abs Ceil Clip Floor Relu Round Shrink Sign Sqrt ThresholdedRelu".split())
-"""Ops with f(0) = 0 whose derivative at 0 is 0, infinite or undefined: frameworks return no useful gradient."""
 
 ALL = frozenset("Add Sub Sum Max Min Mean".split())
 ANY = frozenset(("Mul",))
@@ -72,10 +70,11 @@ def _follow(analysis: Analysis, channel_set: ChannelSet) -> tuple[set[str], dict
         if node not in writers or computed:
             why = why or _border(node, dims.network)
             why = why or _through(node, computed, len(carriers) - len(computed), zero, culprit)
-        if why:
-            culprit.update(dict.fromkeys(outputs, why))
-        else:
-            zero.update(outputs)
+        # Of other ops than Split further outputs are masks and indices.
+        zeros = outputs if node.op_type == "Split" else [o for o in outputs if o == node.outputs[0].name]
+        zero.update(() if why else zeros)
+        label = f"{node.op_type} {node.name or node_key(node)}"
+        culprit.update((o, why or f"{label} makes a mask or indices of zeros") for o in outputs if o not in zero)
     return zero, culprit
 
 

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from onnxgrow.names import STARTS
 from onnxgrow.recipe.tree import Located
 
 __all__ = ["Choice", "Data", "Flag", "Integer", "Kind", "Number", "Sizes", "Start", "Text", "Texts"]
 
 LARGEST = 2**63 - 1
-STARTS = {"linear": (1.0, 0.0), "nonlinear": (0.0, 1.0)}
 
 
 class Kind(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -63,6 +63,10 @@ class RunRecipe(GrowthPass):
     def plan(self, model: ir.Model) -> dict[str, Any]:
         """What every step would do, JSON data; grows in memory and proves nothing."""
         return _plan(list(self._steps(model)))
+
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan, JSON data."""
+        return self.plan(model)
 
     def grow(self, model: ir.Model) -> Grown:
         """Do all steps on copies, and prove all but the last one."""

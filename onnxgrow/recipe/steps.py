@@ -8,11 +8,12 @@ step can be done again.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxgrow.errors import UsageError
+from onnxgrow.names import ACTIVATIONS, BLOCKS, INITS, METHODS
 from onnxgrow.recipe.kinds import Choice, Data, Flag, Integer, Kind, Number, Sizes, Start, Text, Texts
 
 if TYPE_CHECKING:
@@ -82,14 +83,8 @@ def _deepened(recorded: dict[str, Any]) -> dict[str, Any]:
     return recorded | ({"actiswitch": False} if switch is None else dict(switch))
 
 
-_METHODS = ("zero-fan-out", "zero-fan-in", "near-zero", "net2wider")
-_INITS = ("kaiming", "xavier", "lecun", "orthogonal", "copy", "zeros")
-_FUNCTIONS = (
-    *("auto", "elu", "gelu", "gelu-tanh", "hard-swish", "leaky-relu", "mish", "relu", "selu", "sigmoid", "silu"),
-    *("softplus", "softsign", "tanh"),
-)
 _AT = (Key("at", Texts()), Key("after", Texts()), Key("every", Integer(1)))
-_SWITCH = (Key("start", Start()), Key("per-channel", Flag()))
+_SWITCH = (Key("start", Start()), Key("per-channel", Flag()), Key("as-function", Flag()))
 
 STEPS: Mapping[str, StepKind] = {
     kind.name: kind
@@ -105,9 +100,9 @@ STEPS: Mapping[str, StepKind] = {
                 Key("add", Integer(1)),
                 Key("to", Integer(1)),
                 Key("multiple-of", Integer(1)),
-                Key("method", Choice(_METHODS)),
+                Key("method", Choice(METHODS)),
                 Key("scale", Number()),
-                Key("init", Choice(_INITS)),
+                Key("init", Choice(INITS)),
                 Key("residual", Flag()),
                 Key("seed", Integer()),
             ),
@@ -124,7 +119,7 @@ STEPS: Mapping[str, StepKind] = {
                 Key("depthwise", Flag()),
                 Key("bias", Flag()),
                 Key("actiswitch", Flag()),
-                Key("activation", Choice(_FUNCTIONS)),
+                Key("activation", Choice(ACTIVATIONS)),
                 *_SWITCH,
             ),
             _deepened,
@@ -135,13 +130,15 @@ STEPS: Mapping[str, StepKind] = {
             "onnxgrow.recipe.steps:make_blocks",
             "Insert residual blocks that start as zero, new ones or copies.",
             (
-                Key("block", Choice(("mlp", "bottleneck", "separable"))),
+                Key("block", Choice(BLOCKS)),
                 Key("copy", Texts(numbers=True)),
-                *_AT,
+                Key("at", Texts()),
+                Key("after", Texts(numbers=True)),
                 Key("before", Texts()),
+                Key("every", Integer(1)),
                 Key("ratio", Number()),
                 Key("kernel", Sizes()),
-                Key("activation", Choice(_FUNCTIONS)),
+                Key("activation", Choice(ACTIVATIONS)),
                 Key("seed", Integer()),
             ),
             records=("add-blocks", "copy-blocks"),
@@ -184,9 +181,18 @@ def make_blocks(*, block: str | None = None, copy: tuple[str, ...] = (), every: 
     if block is not None:
         return AddBlocks(block, every=every, **told)
     told.pop("seed", None)  # copies draw nothing
+    after = told.pop("after", ())
     if told:
         raise UsageError(next(iter(told)), "it is an option of new blocks", "name their kind with block")
-    return CopyBlocks(copy, every=every)
+    return CopyBlocks(copy, every=every, after=single(after))
+
+
+def single(after: Sequence[str] | str) -> str | None:
+    """The one place where copies go; None where none is named. Raises UsageError for several."""
+    named = (after,) if isinstance(after, str) else tuple(after)
+    if len(named) > 1:
+        raise UsageError("after", "copies go to one place", "make a step for each place")
+    return named[0] if named else None
 
 
 CUSTOM = "pass"

@@ -10,6 +10,8 @@ from onnxgrow.report.numbers import figure, whole
 __all__ = ["alive_words", "conclusion", "refusal", "tier_words"]
 
 Data = Mapping[str, Any]
+NOUNS = {"set": "new channel", "layer": "channel", "kernel": "new tap"}
+"""What is counted of each unit that can learn."""
 
 
 def tier_words(tier: Data) -> str:
@@ -27,7 +29,7 @@ def alive_words(alive: Sequence[Data]) -> str:
         living = sum(1 for a in measured if a["alive"] > 0)
         channels = sum(a["channels"] for a in measured)
         parts.append(f"{living} of {_several(len(measured), _unit(measured))} can learn")
-        noun = "new channel" if _unit(measured) == "set" else "channel"
+        noun = NOUNS.get(_unit(measured), "channel")
         parts.append(f"{whole(sum(a['alive'] for a in measured))} of {_several(channels, noun)} get a gradient")
     if len(measured) < len(alive):
         parts.append(f"not measured whether {_several(len(alive) - len(measured), _unit(alive))} can learn")
@@ -35,8 +37,9 @@ def alive_words(alive: Sequence[Data]) -> str:
 
 
 def _unit(alive: Sequence[Data]) -> str:
-    """What the results are about: channel sets, or inserted layers."""
-    return "layer" if all(a.get("unit") == "layer" for a in alive) else "set"
+    """What the results are about: channel sets, inserted layers, or enlarged kernels."""
+    units = {a.get("unit", "set") for a in alive}
+    return units.pop() if len(units) == 1 else "set"
 
 
 def conclusion(report: Data, name: str) -> str:

@@ -18,15 +18,18 @@ from onnxgrow.rules import (  # noqa: F401 - importing a family registers its ru
     recurrent,
     reduction,
     resampling,
+    rotary,
     shapes,
 )
-from onnxgrow.rules.context import Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable
+from onnxgrow.rules.context import Contraction, Declarations, LinearUse, NodeContext, Place, Reason, Terms, Unsuitable
 from onnxgrow.rules.registry import covered, find_rule, register
 
 __all__ = [
+    "Contraction",
     "Declarations",
     "LinearUse",
     "NodeContext",
+    "Place",
     "Reason",
     "Terms",
     "Unsuitable",

@@ -1,4 +1,4 @@
-"""Fused attention and rotary embeddings: whole heads can be appended, values widened, and queries with their keys.
+"""Fused attention: whole heads can be appended, values widened, and queries with their keys.
 
 The features of a three-dimensional operand are heads × head size. Where query heads share a key head, whole groups of
 them are appended. A softmax scale that follows from the head size is written down when that grows. Keys and values of
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onnxgrow.algebra import Growth, Term
-from onnxgrow.rules.context import NodeContext, Terms, Unsuitable
+from onnxgrow.rules.context import NodeContext, Place, Terms, Unsuitable
 from onnxgrow.rules.registry import register
 
 __all__: list[str] = []
@@ -22,7 +22,7 @@ __all__: list[str] = []
 BATCH, SEQUENCE = "it is the batch", "it is the sequence"
 GROUP = "it counts the query heads that share a key head"
 LAYOUT = "its features do not divide into heads"
-ROTATED = "its features are rotated in pairs by given angles"
+CACHED = "it is kept in a cache of keys and values together"
 MICROSOFT = "com.microsoft"
 
 
@@ -40,12 +40,13 @@ def attention(op: NodeContext) -> Sequence[Terms | None]:
     size, wide = _size(op, k, key_heads, flat), _size(op, v, key_heads, flat)
     for terms, count, inner in ((q, grouped, size), (k, heads, size), (v, heads, wide)):
         _lay(op, terms, count, inner, flat)
-    _same_sequences(op, q, k, v, 1 if flat else 2)
+    _same_sequences(op, q, k, v, *((1, 1) if flat else (2, 2)))
     _bias(op, 3, grouped)
     _cache(op, (4, 5), heads, (size, wide))
     if op.has(6):
         op.freeze(op.terms(6), BATCH)
-    op.contraction((0, len(q) - 1), (1, len(k) - 1), size)
+    keys = [Place(1, len(k) - 1), *([Place(4, 3)] if op.has(4) else [])]
+    op.product((Place(0, len(q) - 1),), tuple(keys), size)
     if flat:
         op.attribute("q_num_heads", lambda growth: op.size(grouped, growth))
         op.attribute("kv_num_heads", lambda growth: op.size(heads, growth))
@@ -60,28 +61,41 @@ def attention(op: NodeContext) -> Sequence[Terms | None]:
 
 @register("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(op: NodeContext) -> Sequence[Terms | None]:
-    """Query, key and value of [batch, sequence, heads · size] each, and perhaps one bias for the three."""
-    if not (op.has(1) and op.has(2)) or not len(op.terms(0)) == len(op.terms(1)) == len(op.terms(2)) == 3:
-        raise Unsuitable("packed queries, keys and values")
+    """Query, key and value of [batch, sequence, heads · size] each, and perhaps one bias for the three.
+
+    Keys and values may be [batch, heads, sequence, size], as another decoder keeps them.
+    """
+    if not (op.has(1) and op.has(2)):
+        raise Unsuitable("packed queries, keys and values, which ONNX Runtime does not run on every device")
     q, k, v = op.terms(0), op.terms(1), op.terms(2)
+    flat = len(k) == 3
+    if len(q) != 3 or len(k) != len(v) or len(k) not in (3, 4) or (op.has(3) and not flat):
+        raise Unsuitable("operands of unexpected rank")
     count = _count(int(op.attr("num_heads", 0)))
     heads = op.forest.atom(count)
-    size, wide = _size(op, k, count, True), _size(op, v, count, True)
-    for terms, inner in ((q, size), (k, size), (v, wide)):
-        _lay(op, terms, heads, inner, True)
-    _same_sequences(op, q, k, v, 1)
+    size, wide = _size(op, k, count, flat), _size(op, v, count, flat)
+    _lay(op, q, heads, size, True)
+    _lay(op, k, heads, size, flat)
+    _lay(op, v, heads, wide, flat)
+    _same_sequences(op, q, k, v, 1, 1 if flat else 2)
+    if not flat:
+        op.unify(size, wide, "keys and values laid out by heads have one size")
+    queries, keys = [Place(0, 2)], [Place(1, len(k) - 1)]
     if op.has(3):
-        op.freeze([size], "a bias is added to it inside", 2)
         op.unify(op.terms(3)[0], op.forest.concat([q[2], k[2], v[2]]), "its bias does not line up")
         op.fill(3, 0.0)
+        queries.append(Place(3, 0, (), q[2]))
+        keys.append(Place(3, 0, (q[2],), k[2]))
     if op.has(4):
         op.freeze(op.terms(4), SEQUENCE)
     _bias(op, 5, heads)
     _cache(op, (6, 7), heads, (size, wide))
+    if op.has(6):
+        keys.append(Place(6, 3))
     for i in (8, 9):
         if op.has(i):
             op.freeze(op.terms(i), SEQUENCE)
-    op.contraction((0, 2), (1, 2), size)
+    op.product(tuple(queries), tuple(keys), size)
     op.attribute("num_heads", lambda growth: op.size(heads, growth))
     op.attribute("scale", _kept_scale(op, size, 0.0))
     out: list[Terms | None] = [[q[0], q[1], op.forest.product((heads, wide))], *_present(op, heads, (size, wide))]
@@ -100,8 +114,7 @@ def packed_attention(op: NodeContext) -> Sequence[Terms | None]:
     if any(n % count for n in sizes) or sum(sizes) != w[1].size or sizes[0] != sizes[1]:
         raise Unsuitable("parts that do not divide into heads")
     heads = op.forest.atom(count)
-    size = op.fresh(sizes[0] // count, "queries and keys are multiplied over it inside", 2)
-    wide = _atom(op, sizes[2], count)
+    size, wide = _atom(op, sizes[0], count), _atom(op, sizes[2], count)
     parts = [op.forest.product((heads, inner)) for inner in (size, size, wide)]
     whole = op.forest.concat(parts)
     op.freeze(x[:1], BATCH)
@@ -109,20 +122,27 @@ def packed_attention(op: NodeContext) -> Sequence[Terms | None]:
     op.unify(x[2], w[0], "its input features do not line up")
     op.unify(w[1], whole, LAYOUT)
     op.linear(1, [1], [0], data=0)
+    queries, keys = [Place(1, 1, (), parts[0])], [Place(1, 1, (parts[0],), parts[1])]
     if op.has(2):
         op.unify(op.terms(2)[0], whole, "its bias does not line up")
         op.fill(2, 0.0)
+        queries.append(Place(2, 0, (), parts[0]))
+        keys.append(Place(2, 0, (parts[0],), parts[1]))
+    op.product(tuple(queries), tuple(keys), size)
+    if op.attr("do_rotary", 0):
+        op.freeze([size], "its features are rotated in pairs inside", 2)
     for i in (3, 6):
         if op.has(i):
             op.freeze(op.terms(i), SEQUENCE)
     if op.has(4):
         _tie(op, 4, [None, None, heads, None, size])
-        op.freeze([wide], "it is kept in a cache together with the keys")
+        op.freeze([heads, size, wide], CACHED)
     _bias(op, 5, heads)
     op.attribute("num_heads", lambda growth: op.size(heads, growth))
+    op.attribute("scale", _kept_scale(op, size, 0.0))
 
     def parts_after(growth: Growth) -> list[int] | None:
-        if given or op.grows(wide, growth):
+        if given or op.grows(wide, growth) or op.grows(size, growth):
             return [op.size(part, growth) for part in parts]
         return None
 
@@ -132,7 +152,7 @@ def packed_attention(op: NodeContext) -> Sequence[Terms | None]:
     if present is not None:
         frozen = op.fresh_all(present, "it is a cache")
         out.append([frozen[0], frozen[1], heads, frozen[3], size])
-        op.freeze([wide], "it is kept in a cache together with the keys")
+        op.freeze([heads, size, wide], CACHED)
     return [*out, None][: len(op.node.outputs)]
 
 
@@ -171,29 +191,6 @@ def group_query_attention(op: NodeContext) -> Sequence[Terms | None]:
     return [*out, None][: len(op.node.outputs)]
 
 
-@register("RotaryEmbedding", since_version=23)
-@register("RotaryEmbedding", domain=MICROSOFT)
-def rotary_embedding(op: NodeContext) -> Sequence[Terms | None]:
-    """[batch, heads, sequence, size] or [batch, sequence, heads · size]: the size cannot grow, the heads can."""
-    x = op.terms(0)
-    for i in range(1, len(op.inputs)):
-        if op.has(i):
-            op.freeze(op.terms(i), "it holds positions or angles")
-    if len(x) == 4:
-        op.freeze_axis(x, 3, ROTATED)
-        return [list(x)]
-    count = int(op.attr("num_heads", 0))
-    if not count and op.node.domain == MICROSOFT and not op.attr("rotary_embedding_dim", 0):
-        count = x[2].size // max(1, 2 * op.shape(2)[-1])
-    if len(x) != 3 or not count or x[2].size % count:
-        raise Unsuitable("features that do not divide into heads")
-    heads = op.forest.atom(count)
-    op.unify(x[2], op.forest.product((heads, op.fresh(x[2].size // count, ROTATED, 2))), LAYOUT)
-    if op.attr("num_heads", 0):
-        op.attribute("num_heads", lambda growth: op.size(heads, growth))
-    return [list(x)]
-
-
 # ---- parts
 
 
@@ -229,8 +226,8 @@ def _lay(op: NodeContext, terms: Terms, heads: Term, size: Term, flat: bool) -> 
         op.unify(terms[3], size, "the head sizes differ")
 
 
-def _same_sequences(op: NodeContext, q: Terms, k: Terms, v: Terms, axis: int) -> None:
-    for terms in (q, k, v):
+def _same_sequences(op: NodeContext, q: Terms, k: Terms, v: Terms, of_queries: int, of_keys: int) -> None:
+    for terms, axis in ((q, of_queries), (k, of_keys), (v, of_keys)):
         op.freeze(terms[:1], BATCH)
         op.freeze(terms[axis : axis + 1], SEQUENCE, axis)
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Forest, Growth, Term, grown_size, grows, unify
 
-__all__ = ["Declarations", "LinearUse", "NodeContext", "Operand", "Reason", "Terms"]
+__all__ = ["Contraction", "Declarations", "LinearUse", "NodeContext", "Operand", "Place", "Reason", "Terms"]
 
 Terms = list[Term]
 IntArray = npt.NDArray[Any]
@@ -52,14 +52,42 @@ class LinearUse:
     data: int
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where an operand of a product lies in an input: an axis, or one of the parts that an axis joins.
+
+    Attributes:
+        index, axis: Which axis of which input.
+        before: Terms of the parts in front of it.
+        part: Term of the part; None for the whole axis.
+    """
+
+    index: int
+    axis: int
+    before: tuple[Term, ...] = ()
+    part: Term | None = None
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Two computed operands that are multiplied and summed over an axis.
+
+    Attributes:
+        operands: The two; each is zero where all of its places are (a projection and its bias, both inside the op).
+        over: The innermost factor of the axis, where only that is summed over; None for all of the axis.
+    """
+
+    operands: tuple[tuple[Place, ...], tuple[Place, ...]]
+    over: Term | None = None
+
+
 @dataclass
 class Declarations:
     """What a node's rule said beside the ties: how its parts are rebuilt when axes grow.
 
     Attributes:
         linears: Its weights.
-        contractions: Pairs of (input, axis) of computed values that are multiplied and summed over.
-        summed: Position in ``contractions`` → the innermost factor of that axis, where only it is summed over.
+        contractions: Products of computed values that are summed over.
         fills: Input index → value of new entries of a constant operand that is no weight.
         attributes: Attribute name → its new value (None: remove it), given the growth.
         operands: Input index → wanted integer operand, given the growth and the operand's value without a change
@@ -68,8 +96,7 @@ class Declarations:
     """
 
     linears: list[LinearUse] = field(default_factory=list)
-    contractions: list[tuple[tuple[int, int], tuple[int, int]]] = field(default_factory=list)
-    summed: dict[int, Term] = field(default_factory=dict)
+    contractions: list[Contraction] = field(default_factory=list)
     fills: dict[int, float] = field(default_factory=dict)
     attributes: dict[str, AttributeUpdate] = field(default_factory=dict)
     operands: dict[int, Operand] = field(default_factory=dict)
@@ -213,9 +240,11 @@ class NodeContext:
 
         Only over its innermost factor where ``over`` is given.
         """
-        if over is not None:
-            self.said.summed[len(self.said.contractions)] = over
-        self.said.contractions.append((a, b))
+        self.product((Place(*a),), (Place(*b),), over)
+
+    def product(self, a: tuple[Place, ...], b: tuple[Place, ...], over: Term | None = None) -> None:
+        """The same of operands that lie in several inputs, or in parts of an axis."""
+        self.said.contractions.append(Contraction((a, b), over))
 
     def fill(self, index: int, value: float) -> None:
         """Declare what new entries of a constant operand are."""

@@ -39,7 +39,7 @@ def broadcast(op: NodeContext, operands: Sequence[Terms]) -> Terms:
             if common is None:
                 common = terms[-back]
             else:
-                op.unify(common, terms[-back], "operands of different size")
+                op.unify(common, terms[-back], "its operands do not line up")
         out.append(common if common is not None else op.forest.one())
     return out
 

@@ -1,4 +1,4 @@
-"""Gather and Scatter families: indexed axes cannot grow, the others pass through.
+"""Gather and Scatter families: axes that data index cannot grow, the others pass through.
 
 Spec: https://onnx.ai/onnx/operators/onnx__Gather.html and its neighbours.
 """
@@ -7,24 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxgrow.rules.context import NodeContext, Terms, Unsuitable
+import numpy as np
+
+from onnxgrow.algebra import Growth, Term, layout
+from onnxgrow.rules.context import IntArray, NodeContext, Terms, Unsuitable
 from onnxgrow.rules.registry import register
 
 __all__: list[str] = []
 
 LOOKED_UP = "entries are looked up in it"
+CHOSEN = "it counts entries chosen by index"
 WRITTEN = "entries are written into it by index"
 
 
 @register("Gather")
 def gather(op: NodeContext) -> Sequence[Terms | None]:
-    """Entries of one axis by index. A constant table is an embedding: a linear weight that is looked up."""
+    """Entries of one axis by index. A constant table is an embedding: a linear weight that is looked up.
+
+    Known indices into computed data follow the growth: they go on choosing the old entries.
+    """
     x, indices = op.terms(0), op.terms(1)
     axis = op.axis(int(op.attr("axis", 0)), len(x))
-    op.freeze_axis(x, axis, LOOKED_UP)
+    known = None if op.is_constant(0) else op.constant(1)
+    if known is None:
+        op.freeze_axis(x, axis, LOOKED_UP)
+    else:
+        op.freeze(indices, CHOSEN)
+        _follow_entries(op, x[axis], known)
     if op.is_constant(0) and not op.is_constant(1):
         op.linear(0, [i for i in range(len(x)) if i != axis], [], data=-1)
     return [[*x[:axis], *indices, *x[axis + 1 :]]]
+
+
+def _follow_entries(op: NodeContext, term: Term, chosen: IntArray) -> None:
+    size = op.forest.find(term).size
+
+    def moved(growth: Growth, natural: IntArray | None) -> IntArray | None:
+        if not op.grows(term, growth):
+            return None
+        places = np.flatnonzero(layout(op.forest, term, growth) >= 0)[chosen % size].astype(chosen.dtype)
+        return None if natural is not None and np.array_equal(natural, places) else places
+
+    op.operand(1, moved)
 
 
 @register("GatherElements")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from onnxgrow.rules.context import NodeContext, Terms, Unsuitable
 from onnxgrow.rules.conv import conv
 from onnxgrow.rules.elementwise import broadcast
+from onnxgrow.rules.indexing import LOOKED_UP
 from onnxgrow.rules.linear import gemm
 from onnxgrow.rules.normalization import NORMALISED
 from onnxgrow.rules.registry import register
@@ -75,12 +76,42 @@ def fused_conv(op: NodeContext) -> Sequence[Terms | None]:
 
 @register("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain=DOMAIN)
 def skip_normalization(op: NodeContext) -> Sequence[Terms | None]:
-    """A sum, normalised over its last axis; the sum is the fourth output."""
+    """A sum (of two values, and perhaps a bias), normalised over its last axis; the sum is the fourth output."""
     x = op.terms(0)
-    op.freeze_axis(x, len(x) - 1, NORMALISED)
+    op.statistic(0, len(x) - 1, NORMALISED)
     for i in range(1, len(op.inputs)):
         if op.has(i):
             broadcast(op, [op.terms(i), x])
+            op.fill(i, 1.0 if i == 2 else 0.0)
     statistics = [*x[:-1], op.forest.one()]
     whole: list[Terms | None] = [list(x), list(statistics), list(statistics), list(x)]
+    return whole[: len(op.node.outputs)]
+
+
+@register("EmbedLayerNormalization", domain=DOMAIN)
+def embedding_normalization(op: NodeContext) -> Sequence[Terms | None]:
+    """The sum of two or three embeddings by index, normalised over their features; the sum may be the third output."""
+    tables = [i for i in (2, 3, 4) if op.has(i)]
+    if not all(op.is_constant(i) and len(op.terms(i)) == 2 for i in tables):
+        raise Unsuitable("a table that is computed, or of unexpected rank")
+    features = op.terms(2)[1]
+    op.statistic(2, 1, NORMALISED)
+    for i in tables:
+        op.freeze_axis(op.terms(i), 0, LOOKED_UP)
+        op.unify(op.terms(i)[1], features, "its embeddings do not line up")
+        op.linear(i, [1], [], data=-1)
+    for i, value in ((5, 1.0), (6, 0.0)):
+        if op.has(i):
+            op.unify(op.terms(i)[0], features, "its parameters do not line up")
+            op.fill(i, value)
+    for i in (0, 1, 7, 8):
+        if op.has(i):
+            op.freeze(op.terms(i), "it holds or counts positions")
+    tokens = op.terms(0)
+    counts = op.out_shapes[1] if len(op.node.outputs) > 1 else None
+    whole: list[Terms | None] = [
+        [*tokens, features],
+        None if counts is None else op.fresh_all(counts, "it holds or counts positions"),
+        [*tokens, features],
+    ]
     return whole[: len(op.node.outputs)]

@@ -187,3 +187,13 @@ def trilu(op: NodeContext) -> Sequence[Terms | None]:
     x = op.terms(0)
     op.freeze(x[-2:], "a triangle is cut from it", max(0, len(x) - 2))
     return [list(x)]
+
+
+@register("ReverseSequence")
+def reverse_sequence(op: NodeContext) -> Sequence[Terms | None]:
+    """Entries along time change places, up to a length for each batch entry; the other axes pass through."""
+    x = op.terms(0)
+    for name, default in (("batch_axis", 1), ("time_axis", 0)):
+        op.freeze_axis(x, op.axis(int(op.attr(name, default)), len(x)), "sequences are reversed along it")
+    op.freeze(op.terms(1), "it holds lengths of sequences")
+    return [list(x)]

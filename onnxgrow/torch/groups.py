@@ -24,18 +24,25 @@ __all__ = ["EntryRates", "new_entries", "param_groups"]
 ACTISWITCH = "actiswitch"
 
 
-def _map_of(module: OnnxModule, growth_map: GrowthMap | None) -> GrowthMap:
-    found = growth_map if growth_map is not None else module.growth_map
+def _map_of(module: nn.Module, growth_map: GrowthMap | None) -> GrowthMap:
+    own = module.growth_map if isinstance(module, OnnxModule) else None
+    found = growth_map if growth_map is not None else own
     if found is None:
         raise UsageError("growth map", "the model does not carry one", "give the growth map, or grow the model first")
     return found
 
 
-def new_entries(module: OnnxModule, growth_map: GrowthMap | None = None) -> dict[str, Tensor]:
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by the names that the growth map has for them."""
+    return dict(module.named_onnx_parameters() if isinstance(module, OnnxModule) else module.named_parameters())
+
+
+def new_entries(module: nn.Module, growth_map: GrowthMap | None = None) -> dict[str, Tensor]:
     """Where the entries are that a growth added.
 
     Args:
-        module: The grown module.
+        module: The grown module; or one of the user's own class, with the growth by its names
+            (:attr:`onnxgrow.torch.NameMap.growth`).
         growth_map: By default the one that the file carries.
 
     Returns:
@@ -47,11 +54,11 @@ def new_entries(module: OnnxModule, growth_map: GrowthMap | None = None) -> dict
     """
     found = _map_of(module, growth_map)
     inserted = set(found.inserted)
-    readers = module.onnx_readers()
+    readers = module.onnx_readers() if isinstance(module, OnnxModule) else {}
     masks = {}
-    for name, parameter in module.named_onnx_parameters():
+    for name, parameter in _parameters(module).items():
         growth = found.tensors.get(name)
-        if readers[name] and readers[name] <= inserted:
+        if readers.get(name) and readers[name] <= inserted:
             masks[name] = torch.ones(parameter.shape, dtype=torch.bool, device=parameter.device)
         elif growth is not None and growth.axes:
             mask = torch.zeros(parameter.shape, dtype=torch.bool)
@@ -123,7 +130,7 @@ class EntryRates:
 
     Args:
         optimizer: Its parameters are the module's.
-        module: The grown module.
+        module: The grown module, as for :func:`new_entries`.
         growth_map: By default the one that the file carries.
         old, new: The rates.
         warm_up: Number of steps over which the new entries' rate rises linearly to ``new``.
@@ -138,7 +145,7 @@ class EntryRates:
     def __init__(
         self,
         optimizer: Optimizer,
-        module: OnnxModule,
+        module: nn.Module,
         growth_map: GrowthMap | None = None,
         *,
         old: float = 1.0,
@@ -149,7 +156,7 @@ class EntryRates:
         if adam_steps and not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
             raise UsageError("adam_steps", f"{type(optimizer).__name__} has no bias correction to give to new entries")
         masks = new_entries(module, _map_of(module, growth_map))
-        parameters = dict(module.named_onnx_parameters())
+        parameters = _parameters(module)
         if any(hasattr(parameter, "full_tensor") for parameter in parameters.values()):
             raise UsageError("EntryRates", "the parameters are shared out among processes", "use it with DDP, not FSDP")
         self._masked: list[tuple[nn.Parameter, Tensor]] = [(parameters[name], mask) for name, mask in masks.items()]

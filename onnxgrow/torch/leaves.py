@@ -219,6 +219,8 @@ class _Judge:
 
     def _at(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> str | None:
         """Empty: a parameter; a reason: none; None: what the node computes of it decides."""
+        if index == 0 and node.op_type in ("Expand", "Tile") and math.prod(dims_of(tensor)) <= 1:
+            return "a number"  # such as the zero that initial states are filled with
         if (index == 0 and node.op_type in MOVES) or node.op_type == "Concat":
             return None
         op = find_op(node.domain, node.op_type, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))

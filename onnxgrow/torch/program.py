@@ -19,7 +19,7 @@ import onnxgrow.torch.ops  # noqa: F401 # registers the kernels
 from onnxgrow.concrete.values import dims_of
 from onnxgrow.errors import GrowError, UnsupportedError
 from onnxgrow.torch.control import CONTROL
-from onnxgrow.torch.fusion import Fusion, find_fusions
+from onnxgrow.torch.fusion import Facts, Fusion, find_fusions
 from onnxgrow.torch.leaves import Leaf, all_graphs, constant_values
 from onnxgrow.torch.registry import Context, HostOp, HostValue, Kernel, NodeSpec, Op, as_array, find_host, find_op
 from onnxgrow.torch.tensors import DTYPES, to_torch
@@ -243,13 +243,17 @@ class Builder:
         for value in graph.inputs:
             if value.name not in graph.initializers:
                 block.inputs.append(self.define(block, value))
-        fusions = find_fusions(graph, self._number, self._rank)
-        absorbed = {node for fusion in fusions.values() for node in fusion.absorbed}
+        fusions = find_fusions(graph, Facts(self._number, self._rank, self.opsets.get("", 1)))
+        waiting: dict[ir.Node, list[ir.Node]] = {node: [] for node in fusions}
+        last_of = {inner: node for node, fusion in fusions.items() for inner in fusion.absorbed}
         for node in graph:
-            if node in fusions:
-                self._fused(block, node, fusions[node])
-            elif node not in absorbed:
+            if node in last_of:
+                waiting[last_of[node]].append(node)
+            elif node not in fusions:
                 self._node(block, node)
+            elif not self._fused(block, node, fusions[node]):
+                for single in (*waiting[node], node):
+                    self._node(block, single)
         block.outputs = [self.read(block, value) for value in graph.outputs]
         kept = set(block.outputs)
         dying: dict[int, list[int]] = {}
@@ -272,14 +276,24 @@ class Builder:
         tensor = value.const_value if value is not None else None
         return len(dims_of(tensor)) if tensor is not None and tensor.dtype.is_floating_point() else None
 
-    def _fused(self, block: Block, node: ir.Node, fusion: Fusion) -> None:
-        """Emit one kernel for a chain of nodes."""
+    def _is_number(self, value: ir.Value | None, site: tuple[ir.Node, int]) -> bool:
+        """Whether a value is known as plain numbers, from sizes or constants, where a node reads it."""
+        if value is None or value in self._whole or site in self._sites:
+            return False
+        tensor = self.constant(value)
+        return value in self.host or (tensor is not None and tensor.dim() <= 1)
+
+    def _fused(self, block: Block, node: ir.Node, fusion: Fusion) -> bool:
+        """Emit one kernel for a chain of nodes; says whether its numbers are known as numbers, else does nothing."""
+        values = [reader.inputs[index] for reader, index in fusion.inputs]
+        if not all(self._is_number(values[i], fusion.inputs[i]) for i in fusion.numbers):
+            return False
         inputs = []
-        for reader, index in fusion.inputs:
-            value = reader.inputs[index]
+        for position, (value, site) in enumerate(zip(values, fusion.inputs, strict=True)):
             assert value is not None
-            inputs.append(self.read(block, value, site=(reader, index)))
+            inputs.append(self.read(block, value, position in fusion.numbers, site))
         self._emit(block, node, fusion.kernel, False, tuple(inputs), None)
+        return True
 
     def spec(self, node: ir.Node) -> NodeSpec:
         """What a kernel's builder sees of a node."""

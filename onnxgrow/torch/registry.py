@@ -30,6 +30,7 @@ __all__ = [
     "find_op",
     "register",
     "register_host",
+    "registered_ops",
 ]
 
 Kernel = Callable[..., Any]
@@ -203,6 +204,11 @@ def find_op(domain: str, op_type: str, version: int) -> Op | None:
         if since <= version:
             found = op
     return found
+
+
+def registered_ops() -> frozenset[tuple[str, str]]:
+    """(domain, op type) of every op that has a kernel."""
+    return frozenset(_ops)
 
 
 def find_host(domain: str, op_type: str) -> HostOp | None:

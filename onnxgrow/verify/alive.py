@@ -8,8 +8,9 @@ A new channel is alive when at least one side of it gets a gradient:
   stands. Moving the writers' new entries by +p and by −p has to move the activation each time and differently: ReLU at
   0 moves one way only, |x| and x·x move the same way twice, and their derivative there is zero (zero fan-in).
 
-All sets are measured together in four float64 evaluations: as it is, writers moved up, writers moved down, and readers
-moved, which has to show in the graph's outputs.
+All sets are measured together in at most four float64 evaluations: as it is, readers moved, which has to show in the
+graph's outputs, and writers moved up and down. The last two are left out where nothing can come of them: behind readers
+whose new entries are all zero, as zero fan-out makes them, no gradient reaches a writer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from onnxgrow.verify.sites import Layout, Site
 
 __all__ = ["check"]
 
+WRITERS = ("up", "down")
+"""Evaluations with the writers' new entries moved."""
 STEP = 2.0**-10
 """Size of a probe, relative to the tensor's scale."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -88,7 +91,7 @@ def check(
 
 
 class _Probe:
-    """The four evaluations and what they showed, per site."""
+    """The evaluations and what they showed, per site."""
 
     def __init__(
         self, model: ir.Model, growth_map: GrowthMap, sets: Sequence[SetGrowth], seed: int, shapes: Shapes
@@ -98,20 +101,18 @@ class _Probe:
         self.layout = Layout(base, growth_map, shapes)
         self.tensors = tensors_of(base.graph)
         self.sites = {s.name: self._sites(s) for s in sets}
-        writers = self.layout.tensors_named(name for s in sets for name in s.writers)
+        self.reading: dict[str, bool] = {}
         readers = self.layout.tensors_named(name for s in sets for name in s.readers)
-        self.runs = {
-            "base": base,
-            "up": prepare(model, self._moved(writers, seed, 1.0, reading=False)),
-            "down": prepare(model, self._moved(writers, seed, -1.0, reading=False)),
-            "readers": prepare(model, self._moved(readers, seed + 1, 1.0, reading=True)),
-        }
+        self.runs = {"base": base, "readers": prepare(model, self._moved(readers, seed + 1, 1.0, reading=True))}
+        if any(self._back_to_writers(site) for found in self.sites.values() for site in found):
+            writers = self.layout.tensors_named(name for s in sets for name in s.writers)
+            for name, sign in zip(WRITERS, (1.0, -1.0), strict=True):
+                self.runs[name] = prepare(model, self._moved(writers, seed, sign, reading=False))
         for prepared in self.runs.values():
             _through_rounding(prepared)
         self.active: dict[Site, Array] = {}
         self.passing: dict[Site, Array] = {}
         self.old_active: dict[Site, bool] = {}
-        self.reading: dict[str, bool] = {}
         self.outputs_moved = False
 
     def _sites(self, s: SetGrowth) -> list[Site]:
@@ -161,25 +162,28 @@ class _Probe:
         return least
 
     def run(self, feeds: Mapping[str, Any]) -> None:
-        """Evaluate all four variations on one feed and remember what was active, moved or passed on."""
-        values = {site.value for sites in self.sites.values() for site in sites}
-        seen = {name: self._evaluate(self.runs[name], feeds, values) for name in ("base", "up", "down")}
+        """Evaluate the variations on one feed and remember what was active, moved or passed on."""
+        sites = {site for sites in self.sites.values() for site in sites}
+        values = {site.value for site in sites}
+        seen = {n: self._evaluate(self.runs[n], feeds, values) for n in ("base", *WRITERS) if n in self.runs}
         moved = [] if self.outputs_moved else self._evaluate(self.runs["readers"], feeds, set())[1]
         least = self._moved_least()
-        for site in {site for sites in self.sites.values() for site in sites}:
-            base, up, down = (self._channels(site, seen[name][0][site.value]) for name in ("base", "up", "down"))
+        for site in sites:
+            base = self._channels(site, seen["base"][0][site.value])
             source = self._source(site)
-            scale = float(np.max(np.abs(base[np.isfinite(base)]), initial=0.0)) or 1.0
-            a, u, d = base[source < 0], up[source < 0], down[source < 0]
-            rise, fall = np.abs(u - a), np.abs(d - a)
-            apart = np.abs(u - d) > 1e-6 * np.maximum(rise, fall)
-            passing = ((rise > least * scale) & (fall > least * scale) & apart).any(axis=1)
-            active = (np.abs(a) > 0).any(axis=1) if site.reader else np.zeros(len(a), bool)
-            active &= ~self._zero(site, len(a))  # roundings of what is zero are no activity
-            nothing = np.zeros(len(a), bool)
+            a, nothing = base[source < 0], np.zeros(int((source < 0).sum()), bool)
+            active = (np.abs(a) > 0).any(axis=1) if site.reader else nothing
+            active = active & ~self._zero(site, len(a))  # roundings of what is zero are no activity
             self.active[site] = self.active.get(site, nothing) | active
-            self.passing[site] = self.passing.get(site, nothing) | passing
             self.old_active[site] = self.old_active.get(site, False) or bool(np.any(base[source >= 0]))
+            passing = nothing
+            if len(seen) > 1:
+                scale = float(np.max(np.abs(base[np.isfinite(base)]), initial=0.0)) or 1.0
+                u, d = (self._channels(site, seen[name][0][site.value])[source < 0] for name in WRITERS)
+                rise, fall = np.abs(u - a), np.abs(d - a)
+                apart = np.abs(u - d) > 1e-6 * np.maximum(rise, fall)
+                passing = ((rise > least * scale) & (fall > least * scale) & apart).any(axis=1)
+            self.passing[site] = self.passing.get(site, nothing) | passing
         for old, new in zip(seen["base"][1], moved, strict=not self.outputs_moved):
             found = difference(old, new)
             self.outputs_moved |= bool(found.fault) or found.relative > least
@@ -219,7 +223,7 @@ class _Probe:
             return AliveResult(s.name, count, None, "not measured: nothing reads an activation that grew")
         best, note = 0.0, ""
         for site in sites:
-            passing = self.passing[site] & (self._reads(site.reader) if site.reader else True)
+            passing = self.passing[site] & self._back_to_writers(site)
             alive = self.active[site] | passing
             if alive.mean() > best:
                 best = float(alive.mean())
@@ -252,6 +256,10 @@ class _Probe:
             return False
         writing = self.layout.writing_axes(writer, growth, array.ndim)
         return new_marks(array.shape, {a: m for a, m in growth.axes.items() if a in writing}).any_in(array)
+
+    def _back_to_writers(self, site: Site) -> bool:
+        """Whether a gradient can come back to the writers at a site."""
+        return not site.reader or self._reads(site.reader)
 
     def _reads(self, reader: str) -> bool:
         """Whether a reader's entries that combine old outputs with new inputs hold anything but zeros."""

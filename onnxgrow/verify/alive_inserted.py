@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,7 @@ from onnxgrow.verify.float64.prepared import Prepared, prepare
 from onnxgrow.verify.float64.rerandomise import tensors_of
 from onnxgrow.verify.report import AliveResult
 
-__all__ = ["check"]
+__all__ = ["Site", "check", "measured"]
 
 STEP = 2.0**-10
 """How far parameters are moved."""
@@ -50,7 +50,8 @@ class _Site:
         """Whether each line holds anything but zeros."""
         if self.axis is None:
             return np.array([bool(np.any(x))])
-        lines: Array = np.moveaxis(x, self.axis, 0).reshape(x.shape[self.axis], -1)
+        axis = max(self.axis, -x.ndim)  # a vector on the right of a MatMul has one axis only
+        lines: Array = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
         return np.asarray((lines != 0).any(axis=1))
 
 
@@ -72,11 +73,12 @@ def check(
     names = [name for name, formula in formulas.items() if formula in CONTENTS and formula != DRAWN]
     if not names or not feeds_list:
         return ()
-    base = prepare(grown)
-    sites = [site for node in base.order for site in _sites(node, frozenset(names))]
-    layers = list(dict.fromkeys(site.layer for site in sites))
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
     try:
-        found, moves = _run(base, prepare(grown, _moved(grown, names, seed)), sites, feeds_list[:ENOUGH])
+        base = prepare(grown)
+        sites = [site for node in base.order for site in _sites(node, frozenset(names))]
+        layers = list(dict.fromkeys(site.layer for site in sites))
+        found, moves = measured(base, prepare(grown, _moved(grown, names, seed)), sites, feeds_list[:ENOUGH])
     except (NoFloat64Error, EvaluationError) as e:
         return tuple(AliveResult(name, 1, None, f"not measured: {e}", unit=UNIT) for name in layers)
     results = []
@@ -96,14 +98,26 @@ def _sites(node: ir.Node, names: frozenset[str]) -> list[_Site]:
     inputs = [v for v in node.inputs if v is not None]
     held = [_stored(v) for v in inputs]
     own = [v for v in inputs if v.name in names]
-    if node.op_type in (*LINEAR, *NORMS) and len(inputs) > 1 and held[1].name in names:
-        channels = 1 if node.op_type in ("Conv", *(n for n in NORMS if "Layer" not in n and "RMS" not in n)) else -1
-        return [_Site(_layer(held[1]), inputs[0], channels)]
+    if node.op_type in (*LINEAR, *NORMS) and len(inputs) > 1:
+        for weight, data in ((1, 0), (0, 1)) if node.op_type in ("Gemm", "MatMul") else ((1, 0),):
+            if held[weight].name in names:
+                return [_Site(_layer(held[weight]), inputs[data], _read_axis(node, data))]
     if node.op_type == "Mul" and len(own) == 1 and len(inputs) == 2:
         factor, other = own[0], inputs[1 - inputs.index(own[0])]
-        rank = len(factor.shape) if factor.shape is not None else 0
-        return [_Site(_layer(factor), other, -rank if rank else None)]
+        sizes = [] if factor.shape is None else [int(n) for n in factor.shape.numpy()]
+        varied = [axis - len(sizes) for axis, n in enumerate(sizes) if n > 1]
+        return [_Site(_layer(factor), other, varied[0] if varied else None)]
     return []
+
+
+def _read_axis(node: ir.Node, data: int) -> int:
+    """The axis of input ``data`` along which a linear layer or a norm multiplies new parameters."""
+    if node.op_type == "Gemm":
+        turned = bool(node.attributes.get_int("transB" if data else "transA", 0))
+        return data if turned else 1 - data
+    if node.op_type == "MatMul":
+        return -2 if data else -1
+    return -1 if "Layer" in node.op_type or "RMS" in node.op_type else 1
 
 
 def _stored(value: ir.Value) -> ir.Value:
@@ -128,12 +142,24 @@ def _moved(model: ir.Model, names: Sequence[str], seed: int) -> dict[str, Array]
     return found
 
 
-def _run(
-    base: Prepared, moved: Prepared, sites: Sequence[_Site], feeds_list: Sequence[Mapping[str, Any]]
-) -> tuple[dict[_Site, Array], bool]:
-    """Activity at every site over all feeds, and whether the outputs move."""
-    found: dict[_Site, Array] = {}
-    by_value: dict[ir.Value, list[_Site]] = {}
+class Site(Protocol):
+    """Where new parameters meet a value."""
+
+    @property
+    def value(self) -> ir.Value: ...
+    def active(self, x: Array) -> Array:
+        """Which of them meet anything but zeros."""
+
+
+S = TypeVar("S", bound=Site)
+
+
+def measured(
+    base: Prepared, moved: Prepared, sites: Sequence[S], feeds_list: Sequence[Mapping[str, Any]]
+) -> tuple[dict[S, Array], bool]:
+    """Activity at every site over all feeds, and whether the outputs of ``moved`` are others than those of ``base``."""
+    found: dict[S, Array] = {}
+    by_value: dict[ir.Value, list[S]] = {}
     for site in sites:
         by_value.setdefault(site.value, []).append(site)
 

@@ -17,7 +17,8 @@ from onnxgrow.errors import BadInputError, UnsupportedError, UsageError
 from onnxgrow.growth_map import METADATA_KEY, GrowthMap
 from onnxgrow.io.digest import model_digest
 from onnxgrow.io.save import save_bytes
-from onnxgrow.verify import accounting, alive, alive_inserted, certificate, float64, runtime
+from onnxgrow.io.tensors import InlineTensor
+from onnxgrow.verify import accounting, alive, alive_inserted, alive_taps, certificate, float64, runtime
 from onnxgrow.verify.bodies import BodyPair, Opened
 from onnxgrow.verify.float64.unrounded import unrounded, with_exact_attributes
 from onnxgrow.verify.functions import unfold
@@ -33,7 +34,7 @@ TIERS = ("accounting", "certificate", "float64", "runtime")
 INLINE = 16_000_000
 """Bytes of weights up to which ONNX Runtime gets a model as one protobuf; those of a larger one are mapped or lent."""
 Path = str | os.PathLike[str]
-_CHANNELS = {"set": "new channels", "layer": "channels"}
+_CHANNELS = {"set": "new channels", "layer": "channels", "kernel": "new taps"}
 
 
 def verify(
@@ -92,7 +93,7 @@ def verify(
     check_runtime()
     resolve_provider(provider)
     results: list[TierResult] = []
-    stored, given = original, growth_map
+    stored, given = (original, grown), growth_map
     unfolded = unfold(original, grown, growth_map)
     original, grown, growth_map = unfolded.original, unfolded.grown, unfolded.growth_map
     opened = Opened(original, grown, growth_map)
@@ -106,7 +107,8 @@ def verify(
         results += [_not_run(name, "the models differ and there is no growth map") for name in TIERS[1:]]
         note = "no growth map: only identical models can be called equivalent"
         return Report(Verdict.UNPROVED, tuple(results), (), None, max_change, tuple(frozen), (note,))
-    source = model_source(original, None if given.inlined else original_path)
+    rewritten = bool(given.inlined or given.calls)
+    source = model_source(original, None if rewritten else original_path)
     found = variants(original, source, inputs, input_shapes, seed)
     jobs = [
         _Job(
@@ -116,7 +118,7 @@ def verify(
             opened.main_map if opened else growth_map,
             opened.main_run_map if opened else growth_map,
             source,
-            model_source(grown, grown_path),
+            model_source(grown, None if given.calls else grown_path),
             provider,
             seed,
             found,
@@ -127,8 +129,9 @@ def verify(
         if name in chosen:
             say(name)
             parts = [(job.label, job.tier(name)) for job in jobs]
-            if given.inlined and name == "runtime":
-                parts.append(("functions as stored", jobs[0].as_stored(model_source(stored, original_path))))
+            if rewritten and name == "runtime":
+                as_stored = (model_source(m, p) for m, p in zip(stored, (original_path, grown_path), strict=True))
+                parts.append(("functions as stored", jobs[0].as_stored(*as_stored)))
             results.append(merged(name, parts))
         else:
             results.append(_not_run(name, "left out on request"))
@@ -138,6 +141,8 @@ def verify(
         say("alive")
         living = tuple(found for job in jobs for found in job.alive())
     notes = [note for job in jobs for variant in job.variants for note in variant.notes]
+    if given.calls:
+        notes.append(f"compared with {len(given.calls)} calls of local functions expanded")
     if given.inlined:
         notes.append(f"compared with the original's local functions inlined: {', '.join(given.inlined)}")
     return _conclude(growth_map, results, living, max_change, frozen, notes, outputs)
@@ -209,11 +214,12 @@ class _Job:
             return tuple(AliveResult(s.name, s.new - s.old, None, f"not measured: {self.refused}") for s in sets)
         shapes = concretize(self.grown, self.variants[0].few_shapes).shapes
         grown_sets = alive.check(self.grown, self.growth_map, self.feeds(), self.seed, shapes)
-        return grown_sets + alive_inserted.check(self.grown, self.growth_map, self.feeds(), self.seed)
+        inserted = alive_inserted.check(self.grown, self.growth_map, self.feeds(), self.seed)
+        return grown_sets + inserted + alive_taps.check(self.grown, self.growth_map, self.feeds(), self.seed)
 
-    def as_stored(self, source: ModelSource) -> TierResult:
-        """The outputs against those of the original as it is stored, with its local functions."""
-        return runtime.run_tier(source, self.grown_source, self.feeds(), self.provider, self.run_map, (), self.seed)
+    def as_stored(self, original: ModelSource, grown: ModelSource) -> TierResult:
+        """The outputs of both models as they are stored, with their local functions."""
+        return runtime.run_tier(original, grown, self.feeds(), self.provider, self.run_map, (), self.seed)
 
     def runtime(self) -> TierResult:
         concrete = concretize(self.grown, self.variants[0].few_shapes)
@@ -260,7 +266,8 @@ def _stored_map(grown: ir.Model) -> GrowthMap | None:
 def model_source(model: ir.Model, path: Path | None) -> ModelSource:
     """The file itself where ONNX Runtime can open it; else the model with its weights mapped or lent."""
     tensors = constants(model).values()
-    if path is not None and _self_contained(path, tensors):
+    inline = any(isinstance(tensor, InlineTensor) for tensor in tensors)  # which ONNX Runtime would read, and copy
+    if path is not None and not inline and _self_contained(path, tensors):
         return ModelSource.of(path)
     total = sum(tensor.nbytes for tensor in tensors)
     mapped = any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors)

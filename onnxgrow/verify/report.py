@@ -64,7 +64,8 @@ class AliveResult:
         alive: Number of them that get a gradient (through their reader or writer weights); None if not measured.
         note: How it was found, or why it could not be.
         hopeless: Whether no input could wake it: both sides are zero. A set that is merely off on these inputs is not.
-        unit: What it is about: a channel ``set``, or an inserted ``layer``, whose channels are those it reads.
+        unit: What it is about: a channel ``set``, an inserted ``layer``, whose channels are those it reads, or an
+            enlarged ``kernel``, whose new taps are counted.
     """
 
     name: str

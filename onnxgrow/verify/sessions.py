@@ -204,6 +204,8 @@ def _options(runtime: Any, optimised: bool, strict: bool, folder: Path | None) -
     level = runtime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
+    # Threads that spin while they wait take the processors from everything else, and gain a few microseconds.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if strict:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

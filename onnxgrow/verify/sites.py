@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxgrow.growth_map import GrowthMap, TensorGrowth
+from onnxgrow.verify.equation import letters
 from onnxgrow.verify.float64.interpreter import values_read
 from onnxgrow.verify.float64.prepared import Prepared
 from onnxgrow.verify.float64.restrict import Origin, axes_of, origins
@@ -97,7 +98,8 @@ class Layout:
             # what a body reads is no input of the node that runs it
             if read.name == name and read in node.inputs and node.domain in ("", "ai.onnx"):
                 found |= set(growth.axes) & _writing(node, node.inputs.index(read), rank)
-            else:
+            elif read.name == name or axes_of(read.name or "", self.growth_map):
+                # Otherwise what grew was summed up among constants already.
                 made = self._layouts(node.outputs)
                 summed = self._layouts([v for v in node.inputs if v is not None and self.is_data(v)])
                 # Behind a Concat or a Slice a weight's own map is neither of the two.
@@ -137,15 +139,26 @@ class Layout:
             if node in starts or (reached and node.op_type not in _LINEAR):
                 made = [v for v in node.outputs if axes_of(v.name or "", self.growth_map)]
                 grown.update(front.reach(made))
-                if node.op_type in _ATTENTION and any(inputs.index(v) < 2 and self._summed(v, 0) for v in reached):
+                # One that multiplies by its weight inside sums up its queries and keys in there, too.
+                inside = node in starts and node.op_type == "Attention" and node.domain == "com.microsoft"
+                summed = any(inputs.index(v) < 2 and self._summed(v, 0) for v in reached)
+                if node.op_type in _ATTENTION and (inside or summed):
                     contractions.append(Site("", str(node.outputs[0].name)))
-            elif (
-                node.op_type in ("MatMul", "FusedMatMul")
-                and all(self.is_data(v) for v in inputs)
-                and any(self._summed(v, _side(node, inputs.index(v))) for v in reached)
+            # Queries that a weight makes of constants meet the keys as a weight would, and are none.
+            if (node in starts or all(self.is_data(v) for v in inputs)) and any(
+                self._summed_by(node, inputs.index(v)) for v in reached
             ):
                 contractions.append(Site("", str(node.outputs[0].name)))
         return {v.name or "" for v in grown}, contractions
+
+    def _summed_by(self, node: ir.Node, index: int) -> bool:
+        """Whether a product of computed values sums over an axis of an operand that grew."""
+        value = node.inputs[index]
+        if value is None:
+            return False
+        if node.op_type == "Einsum":
+            return bool(set(axes_of(value.name or "", self.growth_map)) - _kept(node, index))
+        return node.op_type in ("MatMul", "FusedMatMul") and self._summed(value, _side(node, index))
 
     def _summed(self, value: ir.Value, index: int) -> bool:
         axes = axes_of(value.name or "", self.growth_map)
@@ -192,6 +205,12 @@ def _side(node: ir.Node, index: int) -> int:
     return index ^ int(flag is not None and bool(flag.as_int()))
 
 
+def _kept(node: ir.Node, index: int) -> set[int]:
+    """Axes of an operand of an Einsum that are axes of the result."""
+    terms, result = letters(node)
+    return {axis for axis, letter in enumerate(terms[index]) if letter in result}
+
+
 def _writing(node: ir.Node, index: int, rank: int) -> set[int]:
     """Axes of input ``index`` (a weight of that rank) that become axes of the output: all where none is summed up."""
     if node.op_type == "Conv" and index == 1:
@@ -202,6 +221,8 @@ def _writing(node: ir.Node, index: int, rank: int) -> set[int]:
         flag = node.attributes.get("transB" if index else "transA")
         swapped = flag is not None and bool(flag.as_int())
         return {1 - index if swapped else index}
+    if node.op_type == "Einsum":
+        return _kept(node, index)
     if node.op_type == "MatMul":
         return set(range(rank)) - {rank - 2 if index else rank - 1}
     if node.op_type in _RECURRENT and index in (1, 2):

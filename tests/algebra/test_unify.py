@@ -46,6 +46,43 @@ MISALIGNED = [
 ]
 
 
+IN_UNITS = [
+    ("groups that straddle the parts", concat(product(atom(4), atom(28)), atom(24)), product(atom(4), atom(34)), 2),
+    ("shuffled rows", product(atom(34), atom(4)), product(atom(4), atom(34)), 2),
+    ("parts of products", concat(product(atom(5), atom(9)), atom(15)), product(atom(6), atom(10)), None),
+    ("parts of products", concat(product(atom(5), atom(9)), atom(15)), product(atom(5), atom(12)), 3),
+    ("several factors inside", concat(atom(20), atom(12)), product(atom(4), atom(2), atom(2), atom(2)), 4),
+    ("cuts through products", concat(product(atom(4), atom(6)), atom(8)), concat(atom(10), atom(22)), 2),
+]
+
+
+@pytest.mark.parametrize(("a", "b", "unit"), [p[1:] for p in IN_UNITS], ids=[p[0] for p in IN_UNITS])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_axes_that_do_not_line_up_grow_in_their_common_unit(
+    a: Build, b: Build, unit: int | None, swapped: bool
+) -> None:
+    forest = Forest()
+    left, right = a(forest), b(forest)
+    assert unify(forest, *((right, left) if swapped else (left, right)), "why") is (unit is not None)
+    free = [leaf for leaf in dict.fromkeys(forest.leaves(left)) if not leaf.frozen]
+    assert free == [leaf for leaf in dict.fromkeys(forest.leaves(right)) if not leaf.frozen]
+    assert unit is None or np.prod([leaf.size for leaf in free]) == unit
+    for leaf in free:
+        grown = layout(forest, left, {leaf: 1})
+        assert len(grown) > left.size
+        assert np.array_equal(grown, layout(forest, right, {leaf: 1}))
+    frozen = [leaf for t in (left, right) for leaf in forest.leaves(t) if leaf not in free]
+    assert frozen
+    assert all("why" in leaf.frozen for leaf in frozen)
+
+
+def test_an_axis_too_long_to_search_is_frozen() -> None:
+    forest = Forest()
+    left = forest.concat((forest.product((forest.atom(1 << 10), forest.atom(1 << 10))), forest.atom(6)))
+    right = forest.product((forest.atom(left.size // 3), forest.atom(3)))
+    assert not unify(forest, left, right)
+
+
 @pytest.mark.parametrize(("a", "b"), [p[1:] for p in ALIGNED], ids=[p[0] for p in ALIGNED])
 @pytest.mark.parametrize("swapped", [False, True])
 def test_aligned_axes_become_one_that_can_still_grow(a: Build, b: Build, swapped: bool) -> None:

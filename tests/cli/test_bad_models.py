@@ -62,6 +62,15 @@ def nothing_to_grow(path: Path) -> None:
     )
 
 
+def with_growth_map(text: str) -> Put:
+    def put(path: Path) -> None:
+        proto = parsed()
+        proto.metadata_props.add(key="onnxgrow.growth_map", value=text)
+        onnx.save(proto, path)
+
+    return put
+
+
 BAD = {
     "truncated": (truncated, 3, "BAD-INPUT: m.onnx: "),
     "empty": (lambda path: path.touch(), 3, "BAD-INPUT: m.onnx: the file is empty"),
@@ -79,6 +88,9 @@ BAD = {
     "cycle": (cyclic, 3, "BAD-INPUT: "),
     "NaN weight": (model(w1=np.full((8, 4), np.nan)), 3, "NaN or infinite"),
     "infinite weight": (model(w2=np.full((3, 8), np.inf)), 3, "NaN or infinite"),
+    "empty growth map": (with_growth_map("{}"), 3, "malformed growth map"),
+    "growth map cut off": (with_growth_map('{"format":'), 3, "malformed growth map"),
+    "growth map nested without end": (with_growth_map("[" * 100_000), 3, "malformed growth map"),
     "operators nobody knows": (unknown_ops, 4, "UNSUPPORTED: "),
     "nothing to grow": (nothing_to_grow, 4, "UNSUPPORTED: "),
 }

@@ -46,6 +46,12 @@ def test_layers_that_are_named_are_copied(network: Path, onnxgrow: Run) -> None:
     assert [layer["block"] for layer in plan["layers"]] == ["copy of layer 0", "copy of layer 1"]
 
 
+def test_copies_go_where_they_are_told(network: Path, onnxgrow: Run) -> None:
+    assert onnxgrow("blocks", network, "--copy", "0", "--after", "1", "-o", "deep.onnx").code == 0
+    made = [n.output[0] for n in onnx.load("deep.onnx").graph.node if n.op_type == "Add"]
+    assert made.index("t1") < made.index("copy.t0")
+
+
 def test_a_recipe_can_ask_for_both(network: Path, onnxgrow: Run) -> None:
     steps = "steps:\n  - blocks: {every: 2}\n  - blocks: {block: mlp, at: t0, ratio: 2}\n"
     Path("recipe.yaml").write_text(f"version: 1\n{steps}")
@@ -58,6 +64,8 @@ def test_a_recipe_can_ask_for_both(network: Path, onnxgrow: Run) -> None:
     ("arguments", "code"),
     [
         (["--block", "bottleneck"], 4),
+        (["--copy", "0", "--after", "0", "--after", "1"], 2),
+        (["--copy", "0", "--before", "t1"], 2),
         (["--block", "cube"], 2),
         (["--block", "mlp", "--at", "nothing"], 2),
         (["--block", "mlp", "--ratio", "-1"], 2),

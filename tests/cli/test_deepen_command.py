@@ -34,6 +34,18 @@ def test_actiswitch_wraps_what_is_there(mlp: Path, onnxgrow: Run) -> None:
     assert shapes["a.actiswitch.a"] == shapes["a.actiswitch.b"] == [8]
 
 
+@pytest.mark.parametrize("command", ["deepen", "actiswitch"])
+def test_switches_can_be_functions(command: str, mlp: Path, onnxgrow: Run) -> None:
+    outcome = onnxgrow(command, mlp, "--as-function")
+    assert outcome.code == 0
+    model = onnx.load("mlp.grown.onnx")
+    assert [f.domain for f in model.functions] == ["onnxgrow"]
+    assert sum(n.domain == "onnxgrow" for n in model.graph.node) == 1
+    assert onnxgrow("verify", mlp, "mlp.grown.onnx").code == 0
+    assert onnxgrow("fold", "mlp.grown.onnx", "-o", "folded.onnx").code == 0
+    assert not onnx.load("folded.onnx").functions
+
+
 def test_an_inexact_start_needs_a_bound(mlp: Path, onnxgrow: Run) -> None:
     assert onnxgrow("actiswitch", mlp, "--start", "0.1,0.9").code == 1
     assert not Path("mlp.grown.onnx").exists()
@@ -57,6 +69,7 @@ def test_json_holds_the_plan_and_a_dry_run_writes_nothing(mlp: Path, folder: Pat
         (["deepen", "--at", "y"], 4),
         (["deepen", "--at", "nothing"], 2),
         (["deepen", "--kernel", "0"], 2),
+        (["deepen", "--as-function", "--no-actiswitch"], 2),
         (["deepen", "--activation", "square"], 2),
         (["deepen", "--start", "1"], 2),
         (["deepen", "--every", "0"], 2),

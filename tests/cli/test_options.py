@@ -9,7 +9,7 @@ from command_line import listing
 
 from onnxgrow.cli.main import cli
 from onnxgrow.cli.options import PROVIDERS, parse_input_shape
-from onnxgrow.cli.widen import INITS, METHODS
+from onnxgrow.names import INITS, METHODS
 
 
 @pytest.mark.parametrize(

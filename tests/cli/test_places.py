@@ -39,6 +39,20 @@ def test_in_place_replaces_the_model(mlp, folder, onnxgrow):
     assert list(onnx.load(mlp).graph.initializer[0].dims) == [12, 4]
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_in_place_works_on_weights_that_are_mapped_from_the_same_file(mapped, folder, onnxgrow, monkeypatch):
+    if mapped:
+        monkeypatch.setattr("onnxgrow.io.inline.LEAST_FILE", 0)
+        monkeypatch.setattr("onnxgrow.io.inline.LEAST_TENSOR", 16)
+    model = parsed()
+    onnx.save(model, "net.onnx")
+    onnx.save(model, "original.onnx")
+    assert onnxgrow("widen", "net.onnx", "--in-place", "--to", "12").code == 0
+    assert onnxgrow("verify", "original.onnx", "net.onnx").code == 0
+    onnxgrow("widen", "original.onnx", "--to", "12", "-o", "net2.onnx")
+    assert (folder / "net.onnx").read_bytes() == (folder / "net2.onnx").read_bytes()
+
+
 def test_in_place_follows_a_link_and_keeps_it(mlp, folder, onnxgrow):
     (folder / "link.onnx").symlink_to("mlp.onnx")
     assert onnxgrow("widen", "link.onnx", "--in-place", "--to", "12").code == 0

@@ -102,3 +102,13 @@ def test_same_seed_gives_the_same_bytes_whatever_the_environment(folder, onnxgro
     assert len(digests) == 1
     assert onnxgrow("widen", DIGITS, "-o", "c.onnx", "--seed", "6").code == 0
     assert hashlib.sha256(Path("c.onnx").read_bytes()).hexdigest() not in digests
+
+
+def test_a_signal_while_the_program_winds_up_does_not_deny_what_was_done(folder):
+    code = (
+        "import os, signal, sys\nfrom onnxgrow.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n    os.kill(os.getpid(), signal.SIGINT)\n    sys.exit(end.code)"
+    )
+    result = start("--version", code=code)
+    assert (result.returncode, result.stderr) == (0, "")

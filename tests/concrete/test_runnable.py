@@ -86,6 +86,28 @@ def test_sizes_that_leave_nothing_of_the_output_are_passed_over(parse):
     assert shapes["x"][1] > 40
 
 
+FRAMES = """g (float[N, T] x) => (float[N, F, 8] y) <int64[1] zero = {0}, int64[1] eight = {8}, int64[1] one = {1},
+    int64[1] far = {9223372036854775807}, int64[3] shape = {0, -1, 8}, float[1, 8] start = {0,0,0,0,0,0,0,0}> {
+    length = Shape <start = 1> (x)  rest = Mod (length, eight)  end = Sub (length, rest)
+    whole = Slice (x, zero, end, one, one)  frames = Reshape (whole, shape)
+    size = Shape <end = 1> (x)  to = Concat <axis = 0> (size, eight)  first = Expand (start, to)
+    last, y = Scan <num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
+        body = b (float[n, 8] old, float[n, 8] frame) => (float[n, 8] new, float[n, 8] out) {
+            new = Identity (frame)  out = Add (old, frame) }> (first, frames) }"""
+
+
+def test_sizes_that_would_end_the_process_are_passed_over(parse):
+    """No frame fits the first sizes: ONNX Runtime then divides by zero in the Scan."""
+    model = parse(FRAMES)
+    shapes, _ = find_runnable(model)
+    assert shapes["x"][1] >= 8
+    second = second_variant(model, shapes)
+    assert second is not None
+    assert second[0]["x"][1] >= 8
+    with pytest.raises(UnsupportedError, match=r"ends the process .* at x:2x7"):
+        find_runnable(model, {"x": (2, 7)})
+
+
 def test_the_second_variant_changes_every_dynamic_dimension(parse):
     model = parse("g (float[N, 3, T] x) => (float[N, 3, T] y) { y = Relu (x) }")
     first, feeds = find_runnable(model)

@@ -253,6 +253,33 @@ def test_a_fault_at_any_call_leaves_the_old_output_or_the_new_one(
     assert "refused" in outcomes
 
 
+@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="this system has none")
+@pytest.mark.parametrize("external", [False, True])
+def test_a_fault_of_the_disk_while_writing_goes_on_is_told(
+    tmp_path: Path, mlp: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch, external: bool
+) -> None:
+    """The disk works along while a large file is written; the kernel tells a fault to that sync and to no later one."""
+    path = save(with_weight(mlp), tmp_path / "m.onnx", external_data=external)
+    before = content(tmp_path)
+    monkeypatch.setattr("onnxgrow.io.sink._DIRTY", 1 << 18)
+    calls: list[int] = []
+
+    def sync(descriptor: int, fault: OSError | None = None) -> None:
+        calls.append(descriptor)
+        if fault is not None:
+            raise fault
+
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: sync(descriptor, OSError(errno.EIO, "broken")))
+    with pytest.raises(EnvironmentFault):
+        save(with_weight(mlp, 1), path, external_data=external, overwrite=True)
+    assert calls
+    assert content(tmp_path) == before
+    assert len(list(tmp_path.iterdir())) == 1 + external
+    monkeypatch.setattr(os, "fdatasync", sync)
+    save(with_weight(mlp, 1), path, external_data=external, overwrite=True)
+    assert model_digest(load(path)) == model_digest(with_weight(mlp, 1))
+
+
 @posix
 def test_a_full_disk_leaves_the_old_output(tmp_path: Path, mlp: onnx.ModelProto) -> None:
     import resource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxgrow.errors import BadInputError, UnsupportedError
 from onnxgrow.io import copy_model, load, model_digest, save_bytes
 from onnxgrow.io.carry import frame_of
-from onnxgrow.io.compare import first_difference, skeleton
+from onnxgrow.io.compare import first_difference, known_skeleton, skeleton
 
 _REFUSED = {"TensorProto.segment", "Segment.begin", "Segment.end"}
 _IN_FILES = {"TensorProto.external_data", "TensorProto.data_location"}
@@ -156,6 +157,11 @@ def _unknown_field(model: onnx.ModelProto) -> None:
     model.graph.node[1].ParseFromString(data)
 
 
+def _with_unknown_field(find: Callable[[onnx.ModelProto], Any], model: onnx.ModelProto) -> None:
+    message = find(model)
+    message.ParseFromString(message.SerializeToString() + b"\x9a\x06\x02AB")  # field 99
+
+
 def _segment(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].segment.begin = 0
 
@@ -169,6 +175,57 @@ def _two_values(model: onnx.ModelProto) -> None:
     attribute = helper.make_attribute("both", 1)
     attribute.f = 2.0
     model.graph.node[1].attribute.append(attribute)
+
+
+def _external(model: onnx.ModelProto) -> Any:
+    """The reference of an initializer to its data."""
+    return model.graph.initializer[0].external_data.add(key="location", value="w.data")
+
+
+PLACES: dict[str, Callable[[onnx.ModelProto], Any]] = {
+    "model": lambda m: m,
+    "graph": lambda m: m.graph,
+    "node": lambda m: m.graph.node[0],
+    "initializer": lambda m: m.graph.initializer[0],
+    "reference to data": _external,
+    "input": lambda m: m.graph.input[0],
+    "type": lambda m: m.graph.input[0].type.tensor_type,
+    "opset": lambda m: m.opset_import[0],
+    "attribute": lambda m: m.graph.node[0].attribute.add(name="a", type=1),
+    "tensor of an attribute": lambda m: m.graph.node[0].attribute.add(name="a", type=4).t,
+    "graph of an attribute": lambda m: m.graph.node[0].attribute.add(name="a", type=5).g,
+    "node inside": lambda m: m.graph.node[0].attribute.add(name="a", type=5).g.node.add(op_type="Relu"),
+    "function": lambda m: m.functions.add(name="f", domain="d"),
+    "default of a function": lambda m: m.functions.add(name="f", domain="d").attribute_proto.add(name="a", type=1),
+    "training": lambda m: m.training_info.add().algorithm,
+    "sparse tensor": lambda m: m.graph.sparse_initializer.add().values,
+}
+
+
+@pytest.mark.parametrize("find", PLACES.values(), ids=PLACES)
+def test_fields_of_a_newer_onnx_are_refused_wherever_they_are(
+    mlp: onnx.ModelProto, find: Callable[[onnx.ModelProto], Any]
+) -> None:
+    find(mlp)
+    assert known_skeleton(mlp)[1]
+    _with_unknown_field(find, mlp)
+    assert not known_skeleton(mlp)[1]
+    with pytest.raises(UnsupportedError, match="does not know"):
+        load(mlp)
+
+
+def test_the_skeleton_of_a_model_is_made_without_its_data(mlp: onnx.ModelProto) -> None:
+    """protobuf copies data whenever one asks for them."""
+    mlp.graph.initializer.append(numpy_helper.from_array(np.zeros(5_000_000, np.float32), "large"))
+    tracemalloc.start()
+    try:
+        known_skeleton(mlp)
+        without = tracemalloc.get_traced_memory()[1]
+        list(mlp.graph.initializer[-1].ListFields())
+        asked = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert without < 1_000_000 < 20_000_000 <= asked
 
 
 @pytest.mark.parametrize("spoil", [_unknown_field, _segment, _unknown_attribute_type, _two_values])

@@ -8,7 +8,7 @@ import pytest
 from support import model_of, run
 
 import onnxgrow
-import onnxgrow.cli.deepen as deepen
+from onnxgrow import names
 from onnxgrow.analysis.study import study
 from onnxgrow.concrete.infer import concretize
 from onnxgrow.errors import NotEquivalentError, UnsupportedError
@@ -164,4 +164,4 @@ def test_a_scaled_activation_is_one_activation() -> None:
 
 
 def test_the_command_offers_every_function() -> None:
-    assert sorted(deepen.FUNCTIONS) == sorted((AUTO, *FUNCTIONS))
+    assert sorted(names.ACTIVATIONS) == sorted((AUTO, *FUNCTIONS))

@@ -10,6 +10,7 @@ from support import differences, model_of
 
 from onnxgrow.analysis.study import study
 from onnxgrow.errors import UnsupportedError, UsageError
+from onnxgrow.io import model_digest
 from onnxgrow.passes import CopyBlocks, Sequential, Widen
 from onnxgrow.passes.blocks.residuals import find_residuals, grouped
 from onnxgrow.verify.report import Verdict
@@ -153,3 +154,97 @@ def test_equal_constants_that_an_exporter_merged_are_copied_apart() -> None:
     result = CopyBlocks(1)(model)
     assert result.report.verdict is Verdict.EQUIVALENT
     assert result.growth_map.tensors["copy.ga0"].of == "ga0"
+
+
+@pytest.mark.parametrize("as_nodes", [False, True])
+def test_a_copy_leaves_the_original_as_it_was(as_nodes: bool) -> None:
+    """Tensors of Constant nodes are shared between a model and its copy: giving one a name changes both."""
+    text = "g (float[n,4] x) => (float[n,4] y) { h = MatMul(x, u)  r = Relu(h)  f = MatMul(r, v)  y = Add(x, f) }"
+    text = text.replace("y = Add(x, f)", "s = Add(x, f)  y = MatMul(s, w)")
+    model = model_of(text, {"u": (4, 6), "v": (6, 4), "w": (4, 4)}, as_nodes=as_nodes)
+    before = model_digest(model)
+    result = CopyBlocks(0)(model)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    assert model_digest(model) == before == result.growth_map.original
+
+
+def test_layers_on_transposed_data_can_learn_at_every_batch_size() -> None:
+    text = """g (float[n,4] x) => (float[n,3] y) {
+        t = Transpose<perm=[1,0]>(x)  h = Gemm(u, t)  r = Relu(h)  f = Gemm<transA=1>(r, v)  s = Add(x, f)
+        y = MatMul(s, w) }"""
+    result = CopyBlocks(0)(model_of(text, {"u": (6, 4), "v": (6, 4), "w": (4, 3)}))
+    assert result.report.verdict is Verdict.EQUIVALENT
+    assert [(a.channels, bool(a.alive)) for a in result.report.alive] == [(6, True)]
+
+
+def test_a_copy_goes_where_it_is_told() -> None:
+    model = transformer(3)
+    result = CopyBlocks(0, after=2)(model)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    ends = [n.outputs[0].name for n in result.model.graph if n.op_type == "Add"]
+    assert ends.index("t2") < ends.index("copy.s0") < ends.index("copy.t0")
+    assert result.growth_map.recipe == {"pass": "copy-blocks", "copy": ["0"], "after": "2"}
+    named = CopyBlocks([0, 1], after="t1")(model)
+    assert named.report.verdict is Verdict.EQUIVALENT
+    assert [layer["place"] for layer in named.plan["layers"]] == ["t1", "t1"]
+    ends = [n.outputs[0].name for n in named.model.graph if n.op_type == "Add"]
+    assert ends.index("t1") < ends.index("copy.t0") < ends.index("copy_2.t1") < ends.index("s2")
+
+
+def test_a_copy_that_goes_forward_gets_the_constant_nodes_behind_its_place() -> None:
+    text = """g (float[n,4] x) => (float[n,4] y) {
+        h = MatMul(x, u)  a = Relu(h)  f = MatMul(a, v)  s = Add(x, f)
+        half = Constant<value = float {0.5}>()
+        i = MatMul(s, w)  b = Mul(i, half)  c = Relu(b)  g = MatMul(c, z)  t = Add(s, g)  y = MatMul(t, e)
+    }"""
+    model = model_of(text, {"u": (4, 6), "v": (6, 4), "w": (4, 5), "z": (5, 4), "e": (4, 4)})
+    result = CopyBlocks("t", after="s")(model)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    assert "copy.half" in result.growth_map.inserted
+
+
+ELSEWHERE = {
+    "another shape": (
+        """g (float[n,4] x) => (float[n,6] y) {
+            h = MatMul(x, u)  a = Relu(h)  f = MatMul(a, v)  s = Add(x, f)  y = MatMul(s, w) }""",
+        {"u": (4, 6), "v": (6, 4), "w": (4, 6)},
+        ("s", "a"),
+        "values of shape",
+    ),
+    "a later value": (
+        """g (float[n,4] x) => (float[n,4] y) {
+            h = MatMul(x, u)  a = Relu(h)  f = MatMul(a, v)  s = Add(x, f)
+            k = Tanh(s)  e = Exp(k)  r = Sigmoid(x)  i = Mul(s, r)  b = MatMul(i, w)  t = Add(s, b)  y = Mul(t, e) }""",
+        {"u": (4, 6), "v": (6, 4), "w": (4, 4)},
+        ("t", "s"),
+        "it reads r, which is computed behind s",
+    ),
+    "a ReLU where values are negative": (None, {}, ("r1", "st"), "may be negative"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_places_that_do_not_fit_are_refused(name: str) -> None:
+    text, weights, (copied, after), reason = ELSEWHERE[name]
+    model = resnet(norm=False) if text is None else model_of(text, weights)
+    with pytest.raises(UnsupportedError, match=reason):
+        CopyBlocks(copied, after=after).plan(model)
+
+
+def test_a_place_that_means_several_values_is_refused() -> None:
+    with pytest.raises(UsageError, match="one place"):
+        CopyBlocks(0, after="op:Add").plan(transformer(2))
+    with pytest.raises(UsageError, match="2 layers"):
+        CopyBlocks(0, after=7).plan(transformer(2))
+
+
+def test_a_mask_made_from_the_sizes_of_the_stream_is_shared() -> None:
+    text = """g (float[n,4] x, float[1] p) => (float[n,4] y) {
+        z = Shape(x)  m = Expand(p, z)
+        h = MatMul(x, u)  k = Mul(h, m)  f = MatMul(k, v)  s = Add(x, f)
+        i = MatMul(s, w)  j = Mul(i, m)  g = MatMul(j, q)  t = Add(s, g)  y = MatMul(t, e)
+    }"""
+    model = model_of(text, dict.fromkeys("uvwqe", (4, 4)))
+    result = CopyBlocks(0)(model)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    assert not {"copy.z", "copy.m"} & set(result.growth_map.inserted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from support import model_of, run
@@ -11,7 +12,7 @@ import onnxgrow
 from onnxgrow.analysis.study import study
 from onnxgrow.concrete.values import constants
 from onnxgrow.errors import UnsupportedError, UsageError
-from onnxgrow.passes import InsertIdentity, Sequential, Widen
+from onnxgrow.passes import AddActiSwitch, AddBlocks, InsertIdentity, Sequential, Widen
 from onnxgrow.passes.deepen.places import Illegal, Places
 from onnxgrow.verify.report import Verdict
 
@@ -232,3 +233,43 @@ def test_a_grown_model_grows_again_through_its_inserted_layers() -> None:
     sizes = {k: list(v.const_value.shape) for k, v in result.model.graph.initializers.items() if v.const_value}
     assert sizes["r.identity.weight"] == [16, 16, 3, 3]
     assert sizes["r.actiswitch.a"] == [16, 1, 1]
+
+
+IN_A_BODY = """g (float[n,4] x, bool c) => (float[n,3] y) {
+  h = MatMul(x, u)
+  t = If(c) <
+    then_branch = yes () => (float[n,8] y1) { y1 = Relu(h) },
+    else_branch = no () => (float[n,8] y2) { y2 = Tanh(h) }
+  >
+  a = Sigmoid(t)
+  y = MatMul(a, v)
+}"""
+
+
+def test_activations_in_bodies_are_left_out_by_name() -> None:
+    model = model_of(IN_A_BODY, LINEAR)
+    note = "activations inside bodies of If, Loop or Scan are left out (2): t.then_branch/y1, t.else_branch/y2"
+    for step in (InsertIdentity(), AddActiSwitch(), AddBlocks()):
+        assert note in step.plan(model).to_json()["notes"]
+    assert InsertIdentity(at="a").plan(model).notes == ()
+    bare = model_of(IN_A_BODY.replace("a = Sigmoid(t)", "a = Identity(t)"), LINEAR)
+    with pytest.raises(UnsupportedError, match=r"no hidden activations; activations inside bodies .* left out \(2\)"):
+        AddActiSwitch().plan(bare)
+
+
+def test_what_a_local_function_makes_is_a_place() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17, "f": 1]>
+    g (float[n,4] x) => (float[n,3] y) <float[4,8] u = {0}, float[8,3] v = {0}> {
+        h = MatMul(x, u)  s = f.act(h)  y = MatMul(s, v)
+    }
+    <domain: "f", opset_import: ["": 17]> act (a) => (b) { c = Sigmoid(a)  b = Mul(a, c) }"""
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    for name, shape in LINEAR.items():
+        value = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+        model.graph.initializers[name].const_value = ir.tensor(value, name=name)
+    for step in (InsertIdentity(), InsertIdentity("s"), AddActiSwitch()):
+        result = step(model)
+        assert result.report.verdict is Verdict.EQUIVALENT
+        assert [layer["place"] for layer in result.plan["layers"]] == ["s"]
+        assert [f.name for f in result.model.functions.values()] == ["act"]
+        assert result.growth_map.inlined == ()

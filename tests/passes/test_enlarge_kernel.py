@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ import pytest
 from support import model_of
 
 import onnxgrow
+from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.concrete.values import constants
 from onnxgrow.errors import NotEquivalentError, UnsupportedError, UsageError
-from onnxgrow.passes import EnlargeKernel, padding
+from onnxgrow.io import model_digest
+from onnxgrow.passes import EnlargeKernel, kernel_plan, padding
+from onnxgrow.passes.base import seal
+from onnxgrow.verify.judge import verify
 
 SPATIAL = "abc"
 
@@ -157,7 +162,9 @@ def test_a_glob_does_not_name_a_1x1_kernel() -> None:
 @pytest.mark.parametrize("form", ["nodes", "inputs"])
 def test_constant_nodes_and_weights_that_are_inputs_grow(form: str) -> None:
     model = model_of(NET, WEIGHTS, as_nodes=form == "nodes", as_inputs=form == "inputs", ir_version=3)
+    before = model_digest(model)
     assert onnxgrow.enlarge_kernel(model, to=5).report.verdict is onnxgrow.Verdict.EQUIVALENT
+    assert model_digest(model) == before
 
 
 SHARED = "g (float[1,4,8,8] x) => (float[1,4,a,b] y, {last}) {{ p = Conv<pads=[1,1,1,1]>(x, w) y = Conv(p, w) {more} }}"
@@ -231,3 +238,80 @@ def test_forgotten_dilation_is_stopped_by_the_verifier(monkeypatch: pytest.Monke
     monkeypatch.setattr(padding.Window, "ints", wrong)
     with pytest.raises(NotEquivalentError):
         EnlargeKernel(to=5)(model)
+
+
+BODIES = """g (float[1,3,8,8] x, bool c) => (float[1,3,8,8] y) {
+  h = Conv<pads=[1,1,1,1]>(x, w0)
+  t = If(c) <
+    then_branch = yes () => (float[1,3,8,8] y1) {
+      a1 = Conv<pads=[1,1,1,1]>(h, w1) b1 = Relu(a1) y1 = Conv<pads=[1,1,1,1]>(b1, w2) },
+    else_branch = no () => (float[1,3,8,8] y2) { y2 = Conv<pads=[1,1,1,1]>(h, w0) }
+  >
+  y = Identity(t)
+}"""
+IN_BODIES = {"w0": (3, 3, 3, 3), "w1": (4, 3, 3, 3), "w2": (3, 4, 3, 3)}
+
+
+@pytest.mark.parametrize("selector", [None, "t.then_branch/w1", "w1", "t.then_branch/a1", "*then*/w1"])
+def test_kernels_in_bodies_grow(selector: str | None) -> None:
+    result = onnxgrow.enlarge_kernel(model_of(BODIES, IN_BODIES), selector, to=5)
+    assert result.report.verdict is onnxgrow.Verdict.EQUIVALENT
+    assert {a.name for a in result.report.alive} == ({"w1"} if selector else {"w1", "w2"})
+    assert all(a.alive == a.channels for a in result.report.alive)
+    names = [k["name"] for k in result.plan["kernels"]]
+    assert names == ["t.then_branch/w1", *([] if selector else ["t.then_branch/w2"])]
+    skipped = result.plan["skipped"]
+    assert skipped == ({} if selector else dict.fromkeys(("w0", "t.else_branch/w0"), "w0 is read by a subgraph, too"))
+
+
+def test_a_fault_in_a_body_is_stopped_by_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_plan, "placed", lambda window, front, behind: {"pads": [3, 3, 1, 1]})
+    with pytest.raises(NotEquivalentError):
+        EnlargeKernel("w1", to=5)(model_of(BODIES, IN_BODIES))
+
+
+ALIVE = {
+    "all": ("p = Conv<pads=[1,1,1,1]>(x, w)  y = Relu(p)", {"w": (4, 3, 3, 3)}, [("w", 16, 16)]),
+    "behind global pooling": (
+        "p = GlobalAveragePool(x)  y = Conv(p, w)",
+        {"w": (4, 3, 1, 1)},
+        [("w", 24, 0)],
+    ),
+    "a line of one": (
+        "p = ReduceMean<axes=[3]>(x)  y = Conv(p, w)",
+        {"w": (4, 3, 1, 1)},
+        [("w", 24, 4)],
+    ),
+    "transposed": ("y = ConvTranspose<strides=[2,2]>(x, w)", {"w": (3, 4, 2, 2)}, [("w", 21, 21)]),
+    "transposed, of one position": (
+        "p = GlobalMaxPool(x)  y = ConvTranspose(p, w)",
+        {"w": (3, 4, 1, 1)},
+        [("w", 24, 0)],
+    ),
+    "nothing comes back": (
+        "p = Conv<pads=[1,1,1,1]>(x, w)  q = Mul(p, zero)  y = Add(q, x)",
+        {"w": (3, 3, 3, 3), "zero": np.float32(0)},
+        [("w", 16, 0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALIVE)
+def test_new_taps_that_can_learn_are_counted(name: str) -> None:
+    nodes, weights, wanted = ALIVE[name]
+    result = onnxgrow.enlarge_kernel(
+        model_of(f"g (float[2,3,8,8] x) => (float[a,b,c,d] y) {{ {nodes} }}", weights), "w", to=5
+    )
+    assert result.report.verdict is onnxgrow.Verdict.EQUIVALENT
+    assert [(a.name, a.channels, a.alive) for a in result.report.alive] == wanted
+    assert bool(result.report.notes) == (wanted[0][2] == 0)
+
+
+def test_a_map_that_does_not_fit_a_kernel_is_a_fault_and_no_crash() -> None:
+    model = conv("Conv", "pads=[1,1,1,1]", "8", (3, 3))
+    grown = EnlargeKernel("w", to=5).grow(model)
+    listed = grown.growth_map.tensors["w"]
+    wrong = {2: listed.axes[2], 3: AxisMap((Segment(3, 0), Segment(9, fact="zero")))}
+    seal(grown.model, replace(grown.growth_map, tensors={"w": replace(listed, axes=wrong)}))
+    report = verify(model, grown.model, tiers=("accounting", "certificate", "alive"))
+    assert report.verdict is onnxgrow.Verdict.NOT_EQUIVALENT

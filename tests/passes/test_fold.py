@@ -112,6 +112,23 @@ def test_switches_in_a_row_fold_together() -> None:
     assert ops(result.model) == ["MatMul", "MatMul"]
 
 
+def test_a_switch_around_a_switch_folds_with_it() -> None:
+    inner = AddActiSwitch().grow(mlp()).model
+    plain = {name: (v, dict(v.const_value.metadata_props)) for name, v in inner.graph.initializers.items()}
+    for value, metadata in plain.values():  # without their role they look like an activation of the user's own
+        if metadata:
+            value.const_value = ir.Tensor(value.const_value.numpy(), name=value.name)
+    nested = AddActiSwitch("a.actiswitch/sum").grow(inner).model
+    for value, metadata in plain.values():
+        held = nested.graph.initializers[value.name]
+        if metadata:
+            held.const_value = ir.Tensor(held.const_value.numpy(), name=value.name, metadata_props=metadata)
+    nested.metadata_props.clear()
+    result = Fold()(nested)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    assert ops(result.model) == ops(mlp())
+
+
 def test_a_tolerance_is_measured_and_never_called_equivalent() -> None:
     model = switched(1e-3, 0.999)
     with pytest.raises(UnsupportedError, match=r"a is 0.001, b is 0.999"):

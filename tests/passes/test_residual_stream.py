@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
 import pytest
-from support import model_of
+from stream_nets import DENSE, LN1, NETS, WEIGHTS, N, net
+from support import analysis_of, model_of
 
 from onnxgrow.axis_map import AxisMap
 from onnxgrow.concrete.values import constants
@@ -17,158 +18,6 @@ from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.passes import Widen
 from onnxgrow.verify.judge import verify
 from onnxgrow.verify.report import TierStatus, Verdict
-
-N = 8
-SMALL = np.float32(0.01)
-TWO = np.float32(2)
-WEIGHTS: dict[str, np.ndarray | tuple[int, ...]] = {
-    "w0": (6, N),
-    "b0": (N,),
-    "g1": (N,),
-    "c1": (N,),
-    "w1": (N, 5),
-    "w2": (5, N),
-    "g2": (N,),
-    "c2": (N,),
-    "w3": (N, 3),
-    "table": (7, N),
-    "places": (4, N),
-    "k0": (N, 3, 2, 2),
-    "class": (1, 1, N),
-    "ls": (N,),
-    "b1": (N,),
-    "eps": np.asarray(SMALL),
-    "two": np.asarray(TWO),
-    "one": np.asarray(np.float32(1)),
-    "eps2": np.asarray(SMALL),
-    "last": np.asarray([-1], np.int64),
-    "flat": np.asarray([0, N, 4], np.int64),
-}
-FFN = " u = MatMul(n1, w1) r = Relu(u) d = MatMul(r, w2) s = Add(h, d)"
-LN1 = " n1 = LayerNormalization <axis = -1, epsilon = 0.01> (h, g1, c1)"
-LN2 = " n2 = LayerNormalization <axis = -1, epsilon = 0.01> (s, g2, c2)"
-RMS = (
-    " {q} = Pow({x}, two) {m} = ReduceMean <axes = [-1]> ({q}) {e} = Add({m}, {eps}) {r} = Sqrt({e})"
-    " {i} = Div(one, {r}) {n} = Mul({x}, {i})"
-)
-
-
-def rms(x: str, n: str, eps: str) -> str:
-    names = {k: f"{n}_{k}" for k in "qmeri"}
-    return RMS.format(x=x, n=n, eps=eps, **names)
-
-
-def decomposed(x: str, out: str, eps: str, scale: str, shift: str) -> str:
-    return (
-        f" {out}_m = ReduceMean <axes = [-1]> ({x}) {out}_d = Sub({x}, {out}_m) {out}_q = Pow({out}_d, two)"
-        f" {out}_v = ReduceMean <axes = [-1]> ({out}_q) {out}_e = Add({out}_v, {eps}) {out}_s = Sqrt({out}_e)"
-        f" {out}_x = Div({out}_d, {out}_s) {out}_y = Mul({out}_x, {scale}) {out} = Add({out}_y, {shift})"
-    )
-
-
-@dataclass(frozen=True)
-class Net:
-    """A net, how its stream grows by three channels (or by as many again), and the name of the stream's set."""
-
-    graph: str
-    mode: str
-    opset: int = 17
-    add: int = 3
-
-
-DENSE = "g (float[N,6] x) => (float[N,3] y) { h0 = MatMul(x, w0) h = Add(h0, b0)"
-NETS = {
-    "pre-norm LayerNorm": Net(DENSE + LN1 + FFN + LN2 + " y = MatMul(n2, w3) }", "mean"),
-    "pre-norm LayerNorm, decomposed": Net(
-        DENSE
-        + decomposed("h", "n1", "eps", "g1", "c1")
-        + FFN
-        + decomposed("s", "n2", "eps", "g2", "c2")
-        + " y = MatMul(n2, w3) }",
-        "mean",
-    ),
-    "embedding and position table": Net(
-        "g (int64[N,4] x) => (float[N,4,3] y) { h0 = Gather(table, x) h = Add(h0, places)"
-        + LN1
-        + FFN
-        + LN2
-        + " y = MatMul(n2, w3) }",
-        "mean",
-    ),
-    "patches with a class token": Net(
-        "g (float[N,3,4,4] x) => (float[N,5,3] y) { p = Conv <strides = [2, 2]> (x, k0, b0) f = Reshape(p, flat)"
-        " t = Transpose <perm = [0, 2, 1]> (f) z = Identity(class) sh = Shape(x) e0 = Gather(sh, zero)"
-        " e = Concat <axis = 0> (e0, ones) cl = Expand(z, e) h = Concat <axis = 1> (cl, t)"
-        + LN1
-        + FFN
-        + LN2
-        + " y = MatMul(n2, w3) }",
-        "mean",
-    ),
-    "layer scale": Net(
-        DENSE
-        + LN1
-        + " u = MatMul(n1, w1) r = Relu(u) d0 = MatMul(r, w2) d1 = Add(d0, b1) d = Mul(d1, ls) s = Add(h, d)"
-        + LN2
-        + " y = MatMul(n2, w3) }",
-        "mean",
-    ),
-    "a reader without a norm": Net(
-        DENSE + LN1 + FFN + LN2 + " y0 = MatMul(n2, w3) y1 = MatMul(s, w4) y = Add(y0, y1) }", "mean"
-    ),
-    "RMSNorm, decomposed": Net(
-        DENSE
-        + rms("h", "n0", "eps")
-        + " n1 = Mul(n0, g1)"
-        + FFN
-        + rms("s", "n3", "eps2")
-        + " n2 = Mul(g2, n3) y = MatMul(n2, w3) }",
-        "zero",
-    ),
-    "RMSNorm with 1 + w": Net(
-        DENSE
-        + rms("h", "n0", "eps")
-        + " w_1 = Add(g1, one) n1 = Mul(n0, w_1)"
-        + FFN
-        + rms("s", "n3", "eps")
-        + " w_2 = Add(g2, one) n2 = Mul(n3, w_2) y = MatMul(n2, w3) }",
-        "zero",
-    ),
-    "RMSNormalization": Net(
-        DENSE
-        + " n1 = RMSNormalization <axis = -1, epsilon = 0.01> (h, g1)"
-        + FFN
-        + " n2 = RMSNormalization <axis = -1, epsilon = 0.01> (s, g2) y = MatMul(n2, w3) }",
-        "zero",
-        opset=23,
-    ),
-    "unit length with a learned scale": Net(
-        DENSE + " n0 = LpNormalization <axis = -1, p = 2> (h) n1 = Mul(n0, g1)" + FFN + " y = MatMul(s, w3) }", "zero"
-    ),
-    "post-norm": Net(
-        DENSE + " n1 = LayerNormalization <axis = -1, epsilon = 0.01> (h, g1, c1) u = MatMul(n1, w1) r = Relu(u)"
-        " d = MatMul(r, w2) s = Add(n1, d)" + LN2 + " y = MatMul(n2, w3) }",
-        "copy",
-        add=2 * N,
-    ),
-    "a nonlinearity before the stream": Net(
-        "g (float[N,6] x) => (float[N,3] y) { h0 = MatMul(x, w0) h1 = Add(h0, b0) h = Sigmoid(h1)"
-        + LN1
-        + FFN
-        + LN2
-        + " y = MatMul(n2, w3) }",
-        "copy",
-        add=N,
-    ),
-}
-
-
-def net(name: str) -> ir.Model:
-    used = NETS[name]
-    extra = {"zero": np.asarray([0], np.int64), "ones": np.asarray([1, 1], np.int64), "w4": (N, 3)}
-    words = set(used.graph.replace("(", " ").replace(")", " ").replace(",", " ").split())
-    weights = {k: v for k, v in {**WEIGHTS, **extra}.items() if k in words}
-    return model_of(used.graph, weights, opset=used.opset, ir_version=8 if used.opset < 23 else 11)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -233,6 +82,45 @@ def test_a_stream_with_an_op_that_needs_all_channels_is_refused() -> None:
     assert "normalised over (Softmax m, axis 1)" in str(stream.reasons[0])
 
 
+@pytest.mark.parametrize(("reader", "modes"), [("Abs(d)", []), ("Relu(d)", []), ("Tanh(d)", ["zero"])])
+def test_zeros_behind_a_function_that_is_flat_there_are_no_way_to_grow(reader: str, modes: list[str]) -> None:
+    """Lengths allow zeros; but |0| passes no gradient on, so neither their writer nor their reader could learn."""
+    graph = (
+        "g (float[N,6] x) => (float[N,3] y, float[N,1] length) { d = MatMul(x, w0)"
+        f" length = ReduceL2 <axes = [1]> (d) a = {reader} y = MatMul(a, w3) }}"
+    )
+    sets = analysis_of(model_of(graph, {"w0": (6, N), "w3": (N, 3)})).sets
+    stream = next(s for s in sets if s.size == N)
+    assert [way.mode for way in stream.ways] == modes
+    assert stream.growable == bool(modes)
+
+
+@pytest.mark.parametrize(("between", "mode", "factor"), [("Relu", "copy", 2.0), ("Identity", "mean", 1.5)])
+def test_what_is_made_of_places_and_tiled_over_the_batch_joins_a_stream(between: str, mode: str, factor: float) -> None:
+    graph = (
+        "g (float[N,4,6] x) => (float[N,4,3] y) { d0 = MatMul(x, w0) s = Shape(x) b = Slice(s, zero, one)"
+        " e = Concat <axis = 0> (b, ones) z = Expand(places, e) p0 = MatMul(z, w7) p1 = Tile(p0, once) d1 = Add(d0, p1)"
+        f" d = {between}(d1) n = LayerNormalization(d, g1, c1) y = MatMul(n, w3) }}"
+    )
+    shapes = {"w0": (6, N), "places": (1, 4, 5), "w7": (5, N), "g1": (N,), "c1": (N,), "w3": (N, 3)}
+    integers = {"zero": np.array([0]), "one": np.array([1]), "ones": np.array([1, 1]), "once": np.array([1, 1, 1])}
+    model = model_of(graph, {**shapes, **integers})
+    stream = next(s for s in analysis_of(model).growable if s.residual)
+    assert stream.ways[0].mode == mode
+    assert Widen(residual=True, factor=factor)(model).report.verdict is Verdict.EQUIVALENT
+
+
+def test_nodes_in_any_order_are_proved_in_float64() -> None:
+    """Converters append nodes at the end; a norm that grew has its exact epsilon put in before it is compared."""
+    model = net("pre-norm LayerNorm")
+    first = next(iter(model.graph))
+    model.graph.remove(first)
+    model.graph.append(first)
+    report = Widen(residual=True, factor=2)(model).report
+    assert report.verdict is Verdict.EQUIVALENT
+    assert {t.name: t.status for t in report.tiers}["float64"] is TierStatus.PASSED
+
+
 Faulty = tuple[ir.Model, GrowthMap]
 
 
@@ -261,17 +149,17 @@ def without_factor(old: ir.Model, new: ir.Model, growth_map: GrowthMap, name: st
     return new, listed(growth_map, name, replace(growth, formula="", factor=1.0))
 
 
-def without_epsilon(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faulty:
-    node = next(n for n in new.graph if n.outputs[0].name == "n1")
-    node.attributes["epsilon"] = next(n for n in old.graph if n.outputs[0].name == "n1").attributes["epsilon"]
-    return new, replace(growth_map, nodes={k: c for k, c in growth_map.nodes.items() if k != "n1"})
+def without_epsilon(old: ir.Model, new: ir.Model, growth_map: GrowthMap, norm: str = "n1") -> Faulty:
+    node = next(n for n in new.graph if n.outputs[0].name == norm)
+    node.attributes["epsilon"] = next(n for n in old.graph if n.outputs[0].name == norm).attributes["epsilon"]
+    return new, replace(growth_map, nodes={k: c for k, c in growth_map.nodes.items() if k != norm})
 
 
-def with_other_rows(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faulty:
+def with_other_rows(old: ir.Model, new: ir.Model, growth_map: GrowthMap, name: str = "w0", axis: int = 1) -> Faulty:
     """New channels that are no combination of the old ones, and nothing is claimed of them."""
-    values = stored(new, "w0")
-    values[:, N:] = np.random.default_rng(0).normal(size=values[:, N:].shape)
-    put(new, "w0", values)
+    values = np.moveaxis(stored(new, name), axis, 0)
+    values[N:] = np.random.default_rng(0).normal(size=values[N:].shape)
+    put(new, name, np.ascontiguousarray(np.moveaxis(values, 0, axis)))
 
     def free(axes: Mapping[int, AxisMap]) -> dict[int, AxisMap]:
         return {a: AxisMap.from_source(m.source()) for a, m in axes.items()}
@@ -279,6 +167,14 @@ def with_other_rows(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faul
     tensors = {k: replace(t, axes=free(t.axes)) for k, t in growth_map.tensors.items()}
     values_ = {k: ValueGrowth(free(v.axes), v.of, v.factor) for k, v in growth_map.values.items()}
     return new, replace(growth_map, tensors=tensors, values=values_)
+
+
+def with_plain_means(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faulty:
+    """What writes through a scale of the layer holds the mean of its columns, not of the scaled ones."""
+    values = stored(new, "w2")
+    values[:, N:] = values[:, :N].mean(axis=1, keepdims=True)
+    put(new, "w2", values)
+    return new, listed(growth_map, "w2", replace(growth_map.tensors["w2"], weights=""))
 
 
 def with_a_shift(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faulty:
@@ -313,6 +209,56 @@ FAULTS: dict[str, tuple[str, Callable[[ir.Model, ir.Model, GrowthMap], Faulty]]]
     "new channels that are no copies": ("post-norm", with_other_rows),
     "β of a new channel": ("pre-norm LayerNorm", with_a_shift),
     "a reader that reads means": ("a reader without a norm", with_read_channels),
+    "scale not multiplied (sums)": ("sums normalised by one operator", lambda a, b, m: without_factor(a, b, m, "g2")),
+    "ε not scaled (sums)": ("sums normalised by one operator", lambda a, b, m: without_epsilon(a, b, m, "n2")),
+    "a reader that reads sums of means": ("sums normalised by one operator", with_read_channels),
+    "scale not multiplied (lengths of sums)": (
+        "sums normalised by their lengths",
+        lambda a, b, m: without_factor(a, b, m, "g2"),
+    ),
+    "ε not scaled (lengths of sums)": (
+        "sums normalised by their lengths",
+        lambda a, b, m: without_epsilon(a, b, m, "n2"),
+    ),
+    "tables of embeddings that are no copies": (
+        "embeddings and sums normalised by one operator",
+        lambda a, b, m: with_other_rows(a, b, m, "sorts"),
+    ),
+    "a reader that does not take the factor of a norm back": (
+        "pre-norm LayerNorm without parameters",
+        lambda a, b, m: without_factor(a, b, m, "w1"),
+    ),
+    "ε not scaled (no parameters)": (
+        "pre-norm LayerNorm without parameters",
+        lambda a, b, m: without_factor(a, b, m, "eps"),
+    ),
+    "a reader that does not take the factor of a length back": (
+        "RMSNorm without a scale",
+        lambda a, b, m: without_factor(a, b, m, "w3"),
+    ),
+    "a table that holds no means": (
+        "embedding and position table",
+        lambda a, b, m: with_other_rows(a, b, m, "table"),
+    ),
+    "positions of a table that holds no means": (
+        "embedding and position table",
+        lambda a, b, m: with_other_rows(a, b, m, "places"),
+    ),
+    "means that forget the scale of the layer": ("layer scale", with_plain_means),
+    "a bias that is no mean": ("layer scale", lambda a, b, m: with_other_rows(a, b, m, "b1", axis=0)),
+    "positions that are no means": (
+        "positions resized to the image",
+        lambda a, b, m: with_other_rows(a, b, m, "grid", axis=1),
+    ),
+    "a normalised table that holds no means": (
+        "a table that is normalised by itself",
+        lambda a, b, m: with_other_rows(a, b, m, "table"),
+    ),
+    "ε not scaled (embeddings)": ("embeddings normalised by one operator", without_epsilon),
+    "scale not multiplied (embeddings)": (
+        "embeddings normalised by one operator",
+        lambda a, b, m: without_factor(a, b, m, "g1"),
+    ),
 }
 
 

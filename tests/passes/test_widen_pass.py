@@ -238,3 +238,11 @@ def test_declared_shapes_follow_the_growth_and_wrong_ones_stay() -> None:
     assert declared["r"] is not None
     assert declared["h"][1] == 6
     assert declared["r"][1] == 9
+
+
+def test_old_files_that_compute_with_a_size_are_proved_too() -> None:
+    """Initializers listed as inputs, as before IR version 4, are no data: a size taken with one stays a size."""
+    text = """g (float[n,3] x) => (float[n,2] y) {
+        h = MatMul(x, u)  s = Shape(h)  c = Gather(s, one)  f = Cast<to = 1>(c)  d = Div(h, f)  y = MatMul(d, v) }"""
+    model = model_of(text, {"u": (3, 4), "v": (4, 2), "one": np.int64(1)}, opset=11, ir_version=3, as_inputs=True)
+    assert onnxgrow.widen(model).report.verdict is onnxgrow.Verdict.EQUIVALENT

@@ -10,7 +10,9 @@ import pytest
 from support import analysis_of, grow_sets, model_of, run
 
 from onnxgrow.errors import UnsupportedError, UsageError
+from onnxgrow.passes import Widen
 from onnxgrow.plan import Target, WidenPlan, WidenRequest, plan_widen
+from onnxgrow.verify.report import Verdict
 
 WEIGHTS = {"wa": (6, 4), "wb": (4, 8), "wc": (8, 3)}
 GRAPH = (
@@ -120,7 +122,7 @@ DEAD = [
     ("s = Sigmoid(h) a = Tanh(s)", "Sigmoid s does not map 0 to 0"),
     ("s = Sigmoid(h) a = Add(h, s)", "Sigmoid s does not map 0 to 0"),
     ("a = Max(h, k)", "Max a does not map 0 to 0"),
-    ("a = Div(k, h)", "Div a does not map 0 to 0"),
+    ("a = Div(k, h)", "it divides by it, which new channels may bring to 0"),
 ]
 ALIVE = [
     "a = Identity(h)",
@@ -171,6 +173,17 @@ def test_zero_fan_in_keeps_away_from_borders_that_are_not_zero() -> None:
         plan_widen(
             analysis_of(model_of(graph.format(value=", one"), weights)), WidenRequest(("wa",), method="zero-fan-in")
         )
+
+
+def test_zero_fan_in_takes_masks_for_no_zeros() -> None:
+    """The mask of a Dropout that drops nothing is all ones, in new channels too."""
+    text = """g (float[N,3] x) => (float[N,5] y) {
+        c = MatMul(x, wa)  d, m = Dropout(c)  e = Cast<to = 1>(m)  z = Mul(d, e)  y = MatMul(z, wb) }"""
+    model = model_of(text, {"wa": (3, 4), "wb": (4, 5)})
+    result = Widen("wa", add=2, method="zero-fan-in")(model)
+    assert result.report.verdict is Verdict.EQUIVALENT
+    facts = {n: v.axes[1].facts()[-1] for n, v in result.growth_map.values.items() if v.axes}
+    assert facts == {"c": "zero", "d": "zero", "m": "any", "e": "any", "z": "zero"}
 
 
 def test_zero_fan_in_is_refused_for_a_depthwise_multiplier() -> None:

@@ -65,3 +65,9 @@ def test_targets_that_say_nothing_or_too_much_are_refused(wrong: dict[str, float
     with pytest.raises(UsageError) as caught:
         Target(**wrong)  # type: ignore[arg-type]  # numbers of either kind
     assert caught.value.subject == subject
+
+
+@pytest.mark.parametrize("huge", [{"factor": 1.7e308}, {"add": 10**13}, {"to": 10**20}, {"multiple_of": 2**42}])
+def test_sizes_that_no_array_has_are_refused(huge: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="more than"):
+        Target(**huge).size(4)  # type: ignore[arg-type]  # numbers of either kind

@@ -47,6 +47,20 @@ def test_alive_counts_sets_and_channels():
     assert alive_words([unknown]) == "not measured whether 1 set can learn"
 
 
+@pytest.mark.parametrize(
+    ("units", "words"),
+    [
+        (("layer",), "1 of 1 layer can learn, 3 of 4 channels get a gradient"),
+        (("kernel",), "1 of 1 kernel can learn, 3 of 4 new taps get a gradient"),
+        (("layer", "kernel"), "2 of 2 sets can learn, 6 of 8 new channels get a gradient"),
+        (("of tomorrow",), "1 of 1 of tomorrow can learn, 3 of 4 channels get a gradient"),
+    ],
+)
+def test_alive_counts_what_grew(units, words):
+    found = [{"name": "x", "channels": 4, "alive": 3, "note": "", "unit": unit} for unit in units]
+    assert alive_words(found) == words
+
+
 def test_conclusion_of_an_equivalent_result_names_the_evidence():
     line = conclusion(evidence(), "m.grown.onnx")
     assert line.startswith("equivalent: m.grown.onnx: 1 output proved, 1,024 entries proved zero; ")

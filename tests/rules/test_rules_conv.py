@@ -95,6 +95,26 @@ CASES = [
         ("wa/outer", "wa/factor1", "wa/inner", "wg/inner"),
     ),
     Case(
+        "groups that straddle the parts of a Concat, in pairs",
+        f"{IMAGE} {{ c = Conv(x, wa) e = Conv(x, we) d = Concat <axis = 1> (c, e)"
+        " g = Conv <group = 2> (d, wg) s = Add(d, g) y = Conv(s, wb) }",
+        {"wa": (8, 3, 1, 1), "we": (4, 3, 1, 1), "wg": (12, 6, 1, 1), "wb": (5, 12, 1, 1)},
+        ("wa/inner",),
+    ),
+    Case(
+        "shuffled channels read in groups that straddle the rows, in pairs",
+        f"{IMAGE} {{ c = Conv(x, wa) r = Reshape(c, five) t = Transpose <perm = [0, 2, 1, 3, 4]> (r)"
+        " d = Reshape(t, four) g = Conv <group = 4> (d, wg) y = Conv(g, wb) }",
+        {
+            "wa": (24, 3, 1, 1),
+            "wg": (8, 6, 1, 1),
+            "wb": (5, 8, 1, 1),
+            "five": np.array([0, 4, 6, 8, 8]),
+            "four": np.array([0, 24, 8, 8]),
+        },
+        ("wa/factor1", "wg/inner"),
+    ),
+    Case(
         "one filter shared by two branches",
         "(float[N,3,8,8] x, float[N,3,8,8] z) => (float[N,5,8,8] y) {"
         " c = Conv(x, wa, ba) e = Conv(z, wa, ba) d = Sub(c, e) y = Conv(d, wb) }",
@@ -196,6 +216,13 @@ FROZEN = [
         f" c = Conv <{K3}> (x, wa) d, i = MaxPool <kernel_shape = [2, 2]> (c) f = Cast <to = 1> (i) y = Conv(d, wb) }}",
         AB,
         reasons=("flat indices count over it (MaxPool d, axis 1)",),
+    ),
+    Frozen(
+        "groups that straddle the parts of a Concat and have no common divisor with them",
+        "(float[N,3,8,8] x) => (float[N,4,8,8] y) { c = Conv(x, wa) e = Conv(x, we) d = Concat <axis = 1> (c, e)"
+        " y = Conv <group = 2> (d, wg) }",
+        {"wa": (5, 3, 1, 1), "we": (3, 3, 1, 1), "wg": (4, 4, 1, 1)},
+        reasons=("its channels do not divide into groups (Conv y)",),
     ),
     Frozen(
         "a filter that is computed",

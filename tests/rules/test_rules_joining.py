@@ -177,6 +177,19 @@ CASES = [
         {"wa": (6, 4), "wb": (4, 3), "i": np.array(0)},
     ),
     Case(
+        "Gather of known channels: the old ones stay chosen",
+        f"{ROWS} {{ h = MatMul(x, wa) s = Gather <axis = 1> (h, i) a = MatMul(s, wb) r = Relu(h) b = MatMul(r, wc)"
+        f" y = Add(a, b) }}",
+        {"wa": (6, 10), "wb": (2, 3), "wc": (10, 3), "i": ints(-1, 4)},
+    ),
+    Case(
+        "Gather of the last channel, in the middle of what grew",
+        f"{ROWS} {{ p = MatMul(x, wa) q = MatMul(x, wb) h = Concat <axis = 1> (p, q) s = Gather <axis = 1> (h, last)"
+        f" t = Gather <axis = 1> (h, fifth) a = MatMul(h, wc) u = Add(s, t) v = Unsqueeze(u, one) y = Add(a, v) }}",
+        {"wa": (6, 4), "wb": (6, 5), "wc": (9, 3), "last": np.array(-1), "fifth": np.array(5), "one": ints(1)},
+        ("wa", "wb"),
+    ),
+    Case(
         "fused qkv by reshape and Gather",
         "(float[N,5,6] x) => (float[N,5,3] y) { h = MatMul(x, wa) r = Reshape(h, four)"
         " q = Gather <axis = 2> (r, zero) k = Gather <axis = 2> (r, one) a = MatMul(q, wb) b = MatMul(k, wc) y ="
@@ -207,9 +220,16 @@ FROZEN = [
         reasons=("a strided slice reads it (Slice s, axis 1)",),
     ),
     Frozen(
-        "Gather over channels",
+        "Gather over channels that nothing else reads",
         f"{ROWS} {{ h = MatMul(x, wa) s = Gather <axis = 1> (h, i) y = MatMul(s, wb) }}",
         {"wa": (6, 10), "wb": (2, 3), "i": ints(1, 4)},
+        reasons=("no weight reads it", "it counts entries chosen by index (Gather s, axis 0)"),
+    ),
+    Frozen(
+        "Gather of channels that data choose",
+        "(float[N,6] x, int64[2] i) => (float[N,3] y) {"
+        " h = MatMul(x, wa) s = Gather <axis = 1> (h, i) a = MatMul(s, wb) b = MatMul(h, wc) y = Add(a, b) }",
+        {"wa": (6, 10), "wb": (2, 3), "wc": (10, 3)},
         reasons=("entries are looked up in it (Gather s, axis 1)",),
     ),
 ]

@@ -44,6 +44,27 @@ CASES = [
         "no bias", "(float[N,6] x) => (float[N,3] y) { h = Gemm(x, wa)  y = Gemm(h, wb) }", {"wa": (6, 4), "wb": (4, 3)}
     ),
     Case(
+        "Einsum: every expert has weights of its own",
+        '(float[N,6] x) => (float[N,5,3] y) { h = Einsum <equation = "bi,eih->beh"> (x, wa) a = Relu(h)'
+        ' y = Einsum <equation = "beh,eho->beo"> (a, wb) }',
+        {"wa": (5, 6, 4), "wb": (5, 4, 3)},
+        ("wa#2",),
+    ),
+    Case(
+        "Einsum: experts that are mixed, three operands",
+        '(float[N,6] x, float[N,5] share) => (float[N,3] y) { h = Einsum <equation = "bi,eih->beh"> (x, wa)'
+        ' a = Relu(h) y = Einsum <equation = "beh,eho,be->bo"> (a, wb, share) }',
+        {"wa": (5, 6, 4), "wb": (5, 4, 3)},
+        ("wa#2",),
+    ),
+    Case(
+        "Einsum: a bilinear weight, and a sum over a letter that it has not",
+        "(float[N,6] x) => (float[N,3] y) { p = MatMul(x, wa) q = MatMul(x, wb) g = Sigmoid(q)"
+        ' y = Einsum <equation = "bi,oij,bj->bo"> (p, wc, g) }',
+        {"wa": (6, 4), "wb": (6, 5), "wc": (3, 4, 5)},
+        ("wa", "wb"),
+    ),
+    Case(
         "transA",
         "(float[6,N] x) => (float[3,N] y) {"
         " h = Gemm <transA = 1, transB = 1> (x, wa, ba)  t = Transpose(h)  y = Gemm <transA = 0> (wb, t) }",

@@ -147,6 +147,12 @@ CASES = [
         "a triangle of positions",
         "t = Transpose <perm = [2, 0, 1]> (h) u = Trilu(t) a = Transpose <perm = [1, 2, 0]> (u)",
     ),
+    seq(
+        "sequences reversed up to their lengths",
+        "t = Transpose <perm = [1, 0, 2]> (h) u = ReverseSequence(t, lengths) v = Transpose <perm = [1, 0, 2]> (u)"
+        " a = ReverseSequence <batch_axis = 0, time_axis = 1> (v, lengths)",
+        lengths=ints(5, 3),
+    ),
     Case(
         "class token",
         "(float[2,5,6] x) => (float[2,6,3] y) { h = MatMul(x, wa) e = Expand(token, to) a = Concat <axis = 1> (e,"
@@ -208,6 +214,13 @@ FROZEN = [
         "(float[5,6] x) => (float[5,3] y) { h = MatMul(x, wa) a = Trilu(h) y = MatMul(a, wb) }",
         {"wa": (6, 8), "wb": (8, 3)},
         reasons=("a triangle is cut from it (Trilu a, axis 1)",),
+    ),
+    Frozen(
+        "sequences of channels that are reversed",
+        "(float[5,6] x) => (float[5,3] y) { h = MatMul(x, wa)"
+        " a = ReverseSequence <batch_axis = 0, time_axis = 1> (h, lengths) y = MatMul(a, wb) }",
+        {"wa": (6, 8), "wb": (8, 3), "lengths": ints(8, 1, 2, 3, 8)},
+        reasons=("sequences are reversed along it (ReverseSequence a, axis 1)",),
     ),
     Frozen(
         "channels that are resized",

@@ -53,6 +53,17 @@ def test_the_benchmark_sees_the_memory_a_process_takes() -> None:
     assert measure([sys.executable, "-c", "raise SystemExit('no')"]).failed == "no"
 
 
+@linux
+def test_the_benchmark_counts_the_time_of_all_processors_and_passes_on_what_was_said() -> None:
+    from tools.bench_big import measure
+
+    busy = "import time\nwhile time.process_time() < 0.5: pass\nprint('one 1.0', flush=True)\nprint('two 2.0')"
+    found, idle = measure([sys.executable, "-c", busy]), measure([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    assert found.said == "one 1.0, two 2.0"
+    assert found.processor > 0.5 > idle.processor
+    assert min(found.seconds, idle.seconds) > 0.5
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX only")
 def test_killed_writers_lose_nothing(tmp_path: Path) -> None:
     from tools.torture_save import torture

@@ -10,7 +10,7 @@ MODELS = Path(__file__).resolve().parent.parent.parent / "models"
 
 
 def test_every_legal_place_of_a_trained_network_takes_a_layer() -> None:
-    row = examine("digits_mlp", MODELS / "digits_mlp.onnx", None, 0, fast=True)
+    row = examine("digits_mlp", MODELS / "digits_mlp.onnx", None, most=0, trials=("layers",))
     assert row.good
     assert (row.proved, row.tried) == (row.places, row.places)
     assert row.places > 3
@@ -23,6 +23,6 @@ def test_every_legal_place_of_a_trained_network_takes_a_layer() -> None:
 def test_a_file_that_is_no_model_is_a_fault(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no model")
-    row = examine("broken", path, None, 5, fast=False)
+    row = examine("broken", path, None)
     assert not row.good
     assert row.faults

@@ -107,6 +107,7 @@ CASES: list[Case] = [
     Case("IsInf", [floats(1, -np.inf, np.inf)], {"detect_negative": 0}, smooth=False),
     *[Case(name, [X]) for name in "Relu LeakyRelu Elu Celu Selu ThresholdedRelu HardSwish Identity Shrink".split()],
     Case("Mish", [X], opset=18),
+    Case("Swish", [X], {"alpha": 0.7}, opset=24),
     Case("Gelu", [X], opset=20),
     Case("Gelu", [X], {"approximate": "tanh"}, opset=20),
     Case("Gelu", [X], domain="com.microsoft"),
@@ -125,11 +126,17 @@ CASES: list[Case] = [
     Case("Pow", [positive(2, 3), one(2.5)]),
     Case("Pow", [positive(2, 3), one(2, np.int64)]),
     Case("Mod", [ints(7, -7, 7, -7), ints(3, 3, -3, -3)], smooth=False),
-    Case("Mod", [floats(7, -7), floats(3, 3)], {"fmod": 1}, smooth=False),
+    Case("Mod", [floats(7, -7), floats(3, 3)], {"fmod": 1}),
     *[Case(n, [X, (2, 1, 4)], smooth=False) for n in "Greater Less GreaterOrEqual LessOrEqual Equal".split()],
     *[Case(n, [MASK, MASK[:, :1]], smooth=False) for n in ("And", "Or", "Xor")],
     Case("Not", [MASK], smooth=False),
-    Case("BitwiseAnd", [ints(6, 5), ints(3, 3)], opset=18, smooth=False),
+    *[Case(n, [ints(6, 5), ints(3, 3)], opset=18, smooth=False) for n in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")],
+    Case("BitwiseNot", [ints(6, -5)], opset=18, smooth=False),
+    *[
+        Case("BitShift", [np.array([6, 5, m], t), np.array([1, 2, 0], t)], {"direction": d}, smooth=False)
+        for d in ("LEFT", "RIGHT")
+        for t, m in ((np.uint8, 2**8 - 1), (np.uint32, 2**32 - 1), (np.uint64, 2**64 - 1))
+    ],
     *[Case(n, [X, (3, 1), (4,)]) for n in ("Sum", "Mean", "Max", "Min")],
     Case("Where", [np.array([[True], [False], [True]]), X, (4,)]),
     Case("Clip", [X], {"min": -0.5, "max": 0.7}, opset=6),
@@ -138,7 +145,9 @@ CASES: list[Case] = [
     Case("Clip", [X, one(-0.5), one(0.7)], opset=13),
     Case("Cast", [X], {"to": onnx.TensorProto.INT32}, smooth=False),
     Case("Cast", [ints(0, 3)], {"to": onnx.TensorProto.FLOAT}, smooth=False),
+    Case("Cast", [X], {"to": onnx.TensorProto.FLOAT}),
     Case("CastLike", [ints(0, 3), (1,)], smooth=False),
+    Case("CastLike", [X, (1,)]),
     Case("Dropout", [X], {"ratio": 0.4}, opset=11),
     Case("Dropout", [X, one(0.4)], outputs=2, fixed=(1,)),
     # linear
@@ -195,6 +204,8 @@ CASES: list[Case] = [
     Case("MeanVarianceNormalization", [IMAGE], tolerance=1e-5),
     Case("LRN", [IMAGE], {"size": 3, "alpha": 0.5, "beta": 0.6}),
     Case("SimplifiedLayerNormalization", [X, (4,)]),
+    Case("RMSNormalization", [X, (4,)], opset=23),
+    Case("RMSNormalization", [X, (3, 4)], {"axis": 1, "epsilon": 1e-3}, opset=23),
     Case("SkipLayerNormalization", [X, X, (4,), (4,), (4,)], domain="com.microsoft"),
     Case("SkipSimplifiedLayerNormalization", [X, X, (4,)], domain="com.microsoft"),
     # reduction
@@ -250,6 +261,7 @@ CASES: list[Case] = [
     Case("SpaceToDepth", [(1, 2, 4, 6)], {"blocksize": 2}),
     Case("Trilu", [(4, 4), one(1, np.int64)], {"upper": 0}),
     Case("Trilu", [X]),
+    Case("Trilu", [X], {"upper": 0}, domain="com.microsoft"),
     Case("ReverseSequence", [(4, 3, 2), ints(1, 2, 4)], {"batch_axis": 1, "time_axis": 0}),
     # indexing
     Case("Gather", [(5, 3), ints(4, 0, -1).reshape(1, 3)]),
@@ -260,9 +272,10 @@ CASES: list[Case] = [
     Case("GatherND", [X, ints(1, 2).reshape(2, 1)], {"batch_dims": 1}),
     Case("ScatterElements", [(3, 3), ints(1, 0, 2).reshape(1, 3), (1, 3)]),
     Case("ScatterElements", [(3, 3), ints(1, 1, 2).reshape(1, 3), (1, 3)], {"axis": 1, "reduction": "add"}, opset=16),
+    Case("Scatter", [(3, 3), ints(1, 0, 2).reshape(1, 3), (1, 3)], opset=10),
     Case("ScatterND", [X, ints(0, 1, 1, -1).reshape(2, 2), (2, 4)]),
     Case("ScatterND", [X, ints(0, 0).reshape(2, 1), (2, 3, 4)], {"reduction": "add"}, opset=16),
-    Case("OneHot", [ints(0, 2, -1, 5), one(3, np.int64), floats(-1, 2)], {"axis": 0}, smooth=False),
+    Case("OneHot", [ints(0, 2, -1, 5), one(3, np.int64), floats(-1, 2)], {"axis": 0}),
     Case("TopK", [X, ints(2)], {"axis": 1}, outputs=2),
     Case("TopK", [floats(1, 2, 2, 0), ints(3)], {"largest": 0}, outputs=2, smooth=False),
     Case("NonZero", [floats(0, 1, 0, 2).reshape(2, 2)], smooth=False),
@@ -347,16 +360,26 @@ CASES: list[Case] = [
     Case("Resize", [(1, 1, 4, 5), None, floats(1, 1, 0.6, 0.6)], {"mode": "cubic", "exclude_outside": 1}, fixed=(2,)),
     Case("Resize", [(1, 2, 4, 5), floats(1, 1, 2, 2)], opset=10, fixed=(1,)),
     Case("Upsample", [(1, 2, 4, 5), floats(1, 1, 2, 2)], {"mode": "linear"}, opset=9, fixed=(1,)),
+    # Fourier transforms
+    Case("DFT", [(2, 5, 1)]),
+    Case("DFT", [(2, 5, 2), one(4, np.int64)], {"inverse": 1}),
+    Case("DFT", [(2, 3, 6, 1)], {"axis": 2, "onesided": 1}),
+    Case("DFT", [(2, 3, 6, 1), one(8, np.int64), one(1, np.int64)], opset=20),
+    Case("STFT", [(2, 12, 1), one(3, np.int64), (6,)]),
+    Case("STFT", [(2, 12), one(3, np.int64), (6,)]),
+    Case("STFT", [(2, 12, 1), one(3, np.int64), None, one(4, np.int64)], {"onesided": 0}),
     # ai.onnx.ml
     Case("Scaler", [(3, 2)], {"offset": [0.5, -1.0], "scale": [2.0, 3.0]}, domain="ai.onnx.ml"),
     *[Case("Normalizer", [positive(3, 2)], {"norm": n}, domain="ai.onnx.ml") for n in ("MAX", "L1", "L2")],
     # quantisation
-    Case("DequantizeLinear", [np.array([[1, 200], [3, 4]], np.uint8), one(0.5), one(7, np.uint8)], smooth=False),
+    *[
+        Case("DequantizeLinear", [np.array([[1, 200], [3, 4]], np.uint8), one(0.5), one(7, np.uint8)], domain=d)
+        for d in ("", "com.microsoft")
+    ],
     Case(
         "DequantizeLinear",
         [np.array([[1, -20], [3, 4]], np.int8), floats(0.5, 2), np.array([1, -1], np.int8)],
         {"axis": 0},
-        smooth=False,
     ),
     Case("DynamicQuantizeLinear", [X], outputs=3, smooth=False),
     Case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from support import model_of, run
@@ -13,8 +15,26 @@ from onnxgrow.torch import OnnxModule  # noqa: E402 # only where PyTorch is inst
 torch.set_num_threads(1)
 
 ROOT = np.float32(2**0.5)
-NUMBERS = {"root": ROOT, "inverse": 1 / ROOT, "one": np.float32(1), "half": np.float32(0.5)}
+NUMBERS = {
+    "root": ROOT,
+    "inverse": 1 / ROOT,
+    "one": np.float32(1),
+    "two": np.float32(2),
+    "three": np.float32(3),
+    "four": np.float32(4),
+    "half": np.float32(0.5),
+    "beta": np.float32((2 / np.pi) ** 0.5),
+    "kappa": np.float32(0.044715),
+    "eps": np.float32(1e-3),
+    "last": np.array([3], np.int64),
+    "end": np.array([9], np.int64),
+}
 X = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
+TURN = "k = Transpose<perm = [0, 1, 3, 2]>(x)  "
+SOFT = "a = Softmax<axis = -1>(t)  y = MatMul(a, x)"
+SIZE = "z = Shape(x)  l = Slice(z, last, end)  f = Cast<to: int = 1>(l)  r = Sqrt(f)  "
+MEAN = "m = ReduceMean<axes = [-1]>(x)  c = Sub(x, m)  "
+NORM = MEAN + "s = Pow(c, two)  v = ReduceMean<axes = [-1]>(s)  e = Add(v, eps)  r = Sqrt(e)  "
 ERF = "d = Div(x, root)  e = Erf(d)  p = Add(e, one)  "
 
 # name, nodes that make y of x, weights, steps: one each for what is fused
@@ -38,11 +58,52 @@ CHAINS = [
      "y = MatMul(a, x)", {}, 4),
     ("attention of one batch for all", "s = MatMul(x, w)  a = Softmax<axis = -1>(s)  y = MatMul(a, w)",
      {"w": (4, 4)}, 1),
+    ("attention, scaled", TURN + "s = MatMul(x, k)  t = Mul(half, s)  " + SOFT, {}, 2),
+    ("attention, divided", TURN + "s = MatMul(x, k)  t = Div(s, root)  " + SOFT, {}, 2),
+    ("attention with a mask", TURN + "s = MatMul(x, k)  u = Div(s, root)  t = Add(u, w)  " + SOFT,
+     {"w": (2, 1, 1, 4)}, 2),
+    ("attention with a mask first", TURN + "s = MatMul(x, k)  t = Add(w, s)  " + SOFT, {"w": (4, 4)}, 2),
+    ("attention with a mask of an axis", TURN + "s = MatMul(x, k)  t = Add(w, s)  " + SOFT, {"w": (4,)}, 2),
+    ("attention scaled on both sides", TURN + "p = Mul(x, half)  q = Mul(k, inverse)  t = MatMul(p, q)  " + SOFT,
+     {}, 2),
+    ("attention scaled by sizes", SIZE + TURN + "s = MatMul(x, k)  t = Div(s, r)  " + SOFT, {}, 6),
+    ("q scaled by sizes", SIZE + TURN + "p = Mul(x, r)  t = MatMul(p, k)  " + SOFT, {}, 6),
+    ("q scaled by several sizes", "z = Shape(x)  f = Cast<to: int = 1>(z)  r = Sqrt(f)  " + TURN
+     + "p = Mul(x, r)  t = MatMul(p, k)  " + SOFT, {}, 5),
+    ("attention by a computed factor", "m = ReduceMean(x)  " + TURN + "s = MatMul(x, k)  t = Mul(s, m)  " + SOFT,
+     {}, 6),
+    ("scores read twice", TURN + "s = MatMul(x, k)  a = Softmax<axis = -1>(s)  z = MatMul(a, x)  y = Add(z, s)", {}, 5),
+    ("softmax over the last axis by default", TURN + "s = MatMul(x, k)  a = Softmax(s)  y = MatMul(a, x)", {}, 2),
+    ("weights cast to their own type", TURN + "s = MatMul(x, k)  a = Softmax<axis = -1>(s)  b = Identity(a)  "
+     "y = MatMul(b, x)", {}, 2),
+    ("layer norm", NORM + "y = Div(c, r)", {}, 1),
+    ("layer norm, scaled and shifted", NORM + "n = Div(c, r)  t = Mul(n, w)  y = Add(t, b)", {"w": (4,), "b": (4,)}, 1),
+    ("layer norm, scaled", NORM + "n = Div(c, r)  y = Mul(w, n)", {"w": (4,)}, 1),
+    ("layer norm, shifted", NORM + "n = Div(c, r)  y = Add(n, b)", {"b": (4,)}, 1),
+    ("layer norm of single numbers", NORM + "n = Div(c, r)  t = Mul(n, w)  y = Add(t, b)", {"w": (1,), "b": (4,)}, 1),
+    ("layer norm, twice subtracted", NORM + "m2 = ReduceMean<axes = [3]>(x)  c2 = Sub(x, m2)  y = Div(c2, r)", {}, 1),
+    ("layer norm, squared by itself", NORM.replace("Pow(c, two)", "Mul(c, c)") + "y = Div(c, r)", {}, 1),
+    ("a third power is no variance", NORM.replace("two", "four") + "y = Div(c, r)", {}, 7),
+    ("another axis is no layer norm", NORM.replace("[-1]", "[1]") + "y = Div(c, r)", {}, 7),
+    ("a mean without its axis", NORM.replace("ReduceMean<axes = [-1]>(s)", "ReduceMean<axes = [-1], keepdims = 0>(s)")
+     .replace("e = Add(v, eps)", "o = Unsqueeze(v, last)  e = Add(o, eps)") + "y = Div(c, r)", {}, 8),
+    ("a deviation that is read", NORM + "n = Div(c, r)  y = Add(n, c)", {}, 8),
+    ("SiLU", "s = Sigmoid(x)  y = Mul(x, s)", {}, 1),
+    ("a gate of something else", "n = Neg(x)  s = Sigmoid(n)  y = Mul(x, s)", {}, 3),
+    ("Mish", "p = Softplus(x)  t = Tanh(p)  y = Mul(x, t)", {}, 1),
+    ("HardSwish", "s = HardSigmoid<alpha = 0.16666667>(x)  y = Mul(s, x)", {}, 1),
+    ("another slope is no HardSwish", "s = HardSigmoid<alpha = 0.2>(x)  y = Mul(s, x)", {}, 2),
+    *[(f"GELU by tanh, cube as {name}", cube + "k = Mul(kappa, c)  a = Add(x, k)  b = Mul(beta, a)  t = Tanh(b)  "
+       "p = Add(one, t)  m = Mul(half, x)  y = Mul(m, p)", {}, 1)
+      for name, cube in (("power", "c = Pow(x, three)  "), ("products", "q = Mul(x, x)  c = Mul(q, x)  "),
+                         ("square", "q = Pow(x, two)  c = Mul(x, q)  "))],
+    ("another cube is no GELU", "c = Pow(x, two)  k = Mul(kappa, c)  a = Add(x, k)  b = Mul(beta, a)  t = Tanh(b)  "
+     "p = Add(one, t)  m = Mul(half, x)  y = Mul(m, p)", {}, 8),
 ]  # fmt: skip
 
 
 def chain(body, weights):
-    body_weights = {k: v for k, v in {**NUMBERS, **weights}.items() if f"({k}" in body or f", {k})" in body}
+    body_weights = {k: v for k, v in {**NUMBERS, **weights}.items() if re.search(rf"[(,] ?{k}[,)]", body)}
     return model_of(f"g (float[2,3,4,4] x) => (float[A,B,C,D] y) {{ {body} }}", body_weights)
 
 

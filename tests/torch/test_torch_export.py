@@ -45,8 +45,8 @@ X = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(1))
 
 def exported(module, path, **options):
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message=".*(batch_size|LSTM|RNN|legacy|TorchScript).*")
+        warnings.simplefilter("ignore")  # of PyTorch's own
+        warnings.filterwarnings("error", message="the file was exported")
         return export_for_growth(module, (X,), path, input_names=["x"], **options)
 
 
@@ -95,6 +95,63 @@ def test_a_grown_export_loads_into_the_bigger_class_and_adam_goes_on(module, tmp
     bigger(X).square().mean().backward()
     second.step()
     assert not torch.equal(before, bigger.up.weight)
+
+
+@pytest.fixture(scope="module")
+def by_dynamo(module, tmp_path_factory):
+    """The file of the exporter of torch.export, and what was found in it."""
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    path = tmp_path_factory.mktemp("dynamo") / "m.onnx"
+    return path, exported(module.train(), path, dynamo=True, dynamic_axes={"x": {0: "batch"}})
+
+
+def test_dynamo_keeps_every_entry_by_name_and_value_and_adds_none(module, by_dynamo):
+    path, check = by_dynamo
+    assert module.training
+    assert not check.problems, str(check)
+    assert set(check.matched) == {k for k, v in module.state_dict().items() if v.is_floating_point()}
+    back = OnnxModule(path)
+    assert set(back.coverage.trained) == {k for k, _ in module.named_parameters()}
+    inputs = torch.randn(3, 3, 7, generator=torch.Generator().manual_seed(5))
+    assert torch.allclose(back(inputs), module.eval()(inputs), atol=1e-5)
+
+
+def test_an_export_by_dynamo_grows_and_loads_into_the_bigger_class(module, by_dynamo):
+    result = onnxgrow.widen(by_dynamo[0], layers=["up.weight"], add=4, provider="cpu")
+    grown, bigger = OnnxModule(result.model), Mixed(hidden=12).eval()
+    counts = {k: v for k, v in bigger.state_dict().items() if not v.is_floating_point()}
+    bigger.load_state_dict({**counts, **grown.state_dict()}, strict=True)
+    assert torch.allclose(bigger(X), module.eval()(X), atol=1e-6)
+
+
+def test_a_tied_parameter_has_one_name_in_the_file(tmp_path):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(3, 4), nn.Linear(4, 3, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, x):
+            return self.head(self.words(x))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="the file was exported")
+        check = export_for_growth(Tied(), (torch.tensor([[0, 2]]),), tmp_path / "m.onnx")
+    assert set(check.matched) == {"words.weight", "head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dynamic_shapes": ({0: "batch"},)}, "for dynamo=True"),
+        ({"dynamo": True, "dynamic_axes": {"y": {0: "batch"}}}, "does not list"),
+    ],
+)
+def test_axes_that_fit_nothing_are_refused(module, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        exported(module, tmp_path / "m.onnx", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_folding_and_renaming_are_seen(module, tmp_path):

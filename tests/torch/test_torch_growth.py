@@ -279,3 +279,22 @@ def test_roles_survive_a_save(tmp_path):
     onnxgrow.save(model, tmp_path / "m.onnx")
     assert OnnxModule(tmp_path / "m.onnx").onnx_roles() == {"b1": "actiswitch"}
     assert isinstance(ir.from_proto(OnnxModule(tmp_path / "m.onnx").to_onnx()), ir.Model)
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+def test_factors_of_switches_train_and_come_home(as_function: bool) -> None:
+    """Those that are local functions, too: their factors are parameters of the main graph."""
+    grown = onnxgrow.deepen(model_of(MLP, WEIGHTS), as_function=as_function).model
+    module = OnnxModule(grown)
+    names = [n for n, _ in module.named_parameters() if "actiswitch" in n]
+    assert len(names) == 2
+    optimizer = torch.optim.SGD(param_groups(module, lr=0.1, weight_decay=0.1))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    before = module(x).detach()
+    module(x).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(module(x), before)
+    back = module.to_onnx()
+    assert [n.op_type for n in back.graph.node] == [n.op_type for n in grown.graph]
+    assert [f.name for f in back.functions] == [f.name for f in grown.functions.values()]
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in module.named_parameters() if n in names)

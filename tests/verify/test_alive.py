@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -10,8 +12,9 @@ import pytest
 from by_hand import appended, grow, grown_cnn, grown_mlp, mlp, set_weight, text_model, weight
 
 from onnxgrow.growth_map import GrowthMap, SetGrowth
-from onnxgrow.verify.alive import check
+from onnxgrow.verify.alive import _Probe, check
 from onnxgrow.verify.float64.marks import new_marks
+from onnxgrow.verify.float64.prepared import Prepared
 
 RNG = np.random.default_rng(5)
 X = {"x": RNG.normal(size=(16, 6)).astype(np.float32)}
@@ -54,6 +57,23 @@ def test_zero_fan_in_is_alive_where_the_activation_has_a_slope_at_zero(body: str
     assert found.alive == alive, found.note
     if alive:
         assert "writers" in found.note
+
+
+@pytest.mark.parametrize(("method", "evaluated"), [("zero-fan-out", 2), ("zero-fan-in", 4)])
+def test_writers_are_probed_only_where_a_gradient_can_come_back(
+    method: str, evaluated: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, grown, growth = with_activation("a = Tanh(h)", method)
+    honest, seen = _Probe._evaluate, []
+
+    def counted(prepared: Prepared, feeds: Mapping[str, Any], names: set[str]) -> tuple[dict[str, Any], list[Any]]:
+        seen.append(prepared)
+        return honest(prepared, feeds, names)
+
+    monkeypatch.setattr(_Probe, "_evaluate", staticmethod(counted))
+    (found,) = check(grown, growth, [X])
+    assert found.alive == 3
+    assert len(seen) == evaluated
 
 
 def test_zeros_on_both_sides_are_dead() -> None:
@@ -174,6 +194,56 @@ def test_channels_that_two_computed_values_sum_over_need_one_side_alive(zero: se
         (SetGrowth("wq", 4, 6, ("wq", "wk"), ()),),
         dict.fromkeys(zero, 1),
     )
+    (found,) = check(grown, growth, [X])
+    assert found.alive == alive, found.note
+
+
+@pytest.mark.parametrize(("zero", "alive"), [({"wk"}, 2), ({"wq", "wk"}, 0)])
+def test_queries_made_of_constants_are_no_weight(zero: set[str], alive: int) -> None:
+    """Learned queries that only weights and constants make: what reads the keys is computed."""
+    text = ATTENTION.replace("q = MatMul(x, wq)", "q = MatMul(c, wq)").replace("float[N,N] y", "float[3,N] y")
+    tensors = {"wq": RNG.normal(size=(6, 4)), "wk": RNG.normal(size=(6, 4)), "c": RNG.normal(size=(3, 6))}
+    axis = appended(4, 6)
+    grown, growth = grow(
+        text_model(text, {n: t.astype(np.float32) for n, t in tensors.items()}),
+        {"wq": {1: axis}, "wk": {1: axis}},
+        {"q": {1: axis}, "k": {1: axis}, "t": {0: axis}},
+        (SetGrowth("wq", 4, 6, ("wq", "wk"), ()),),
+        dict.fromkeys(zero, 1),
+    )
+    (found,) = check(grown, growth, [X], shapes={"t": (6, 16)})
+    assert found.alive == alive, found.note
+
+
+EXPERTS = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x, float[N,5] share) => (float[N,3] y) {
+    h = Einsum <equation = "bi,eih->beh"> (x, up)  a = Tanh(h)
+    y = Einsum <equation = "beh,eho,be->bo"> (a, down, share) }"""
+SCORES = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,N] y) {
+    q = MatMul(x, up)  k = MatMul(x, down)  y = Einsum <equation = "qd,kd->qk"> (q, k) }"""
+
+
+@pytest.mark.parametrize(("zero", "alive"), [({"down"}, 2), ({"up"}, 2), ({"up", "down"}, 0)])
+def test_an_einsum_reads_along_the_letters_that_it_sums_over(zero: set[str], alive: int) -> None:
+    """The axis of the experts stays, so that what moves is what reads the new channels, and what writes them."""
+    tensors = {"up": RNG.normal(size=(5, 6, 4)), "down": RNG.normal(size=(5, 4, 3))}
+    model = text_model(EXPERTS, {n: t.astype(np.float32) for n, t in tensors.items()})
+    axis = appended(4, 6)
+    sets = (SetGrowth("up", 4, 6, ("up",), ("down",)),)
+    maps = {"up": {2: axis}, "down": {1: axis}}
+    zeros = {name: {"up": 2, "down": 1}[name] for name in zero}
+    grown, growth = grow(model, maps, {"h": {2: axis}, "a": {2: axis}}, sets, zeros)
+    feeds = {**X, "share": RNG.random(size=(16, 5)).astype(np.float32)}
+    (found,) = check(grown, growth, [feeds])
+    assert found.alive == alive, found.note
+
+
+@pytest.mark.parametrize(("zero", "alive"), [({"down"}, 2), ({"up", "down"}, 0)])
+def test_an_einsum_of_two_computed_values_needs_one_side_alive(zero: set[str], alive: int) -> None:
+    model = text_model(SCORES, {n: RNG.normal(size=(6, 4)).astype(np.float32) for n in ("up", "down")})
+    axis = appended(4, 6)
+    sets = (SetGrowth("up", 4, 6, ("up", "down"), ()),)
+    values = {"q": {1: axis}, "k": {1: axis}}
+    grown, growth = grow(model, {"up": {1: axis}, "down": {1: axis}}, values, sets, dict.fromkeys(zero, 1))
     (found,) = check(grown, growth, [X])
     assert found.alive == alive, found.note
 

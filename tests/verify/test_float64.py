@@ -14,7 +14,7 @@ from onnxgrow.axis_map import AxisMap, Segment
 from onnxgrow.growth_map import GrowthMap, TensorGrowth
 from onnxgrow.verify.float64 import run_tier
 from onnxgrow.verify.float64.compare import difference
-from onnxgrow.verify.float64.kernels import KERNELS
+from onnxgrow.verify.float64.kernels import KERNELS, Call
 from onnxgrow.verify.float64.rerandomise import rerandomise
 from onnxgrow.verify.float64.twins import Noise
 from onnxgrow.verify.report import TierStatus
@@ -206,6 +206,25 @@ def test_rerandomising_moves_free_entries_only() -> None:
         assert np.array_equal(array[:4], stored[:4])
         assert np.allclose(np.abs(array[4:]), 3 * np.abs(stored[4:]), rtol=1e-15)
     assert (found["var"] > 0).all()
+
+
+@pytest.mark.parametrize(("widest", "status"), [(0, TierStatus.NOT_RUN), (4, TierStatus.FAILED)], ids=["both", "one"])
+def test_only_what_the_original_can_evaluate_counts_against_the_result(
+    monkeypatch: pytest.MonkeyPatch, widest: int, status: TierStatus
+) -> None:
+    original, grown, growth = grown_mlp()
+    key = ("", next(n.op_type for n in original.graph if n.outputs[0].name == "a"))
+    kernel = KERNELS[key]
+
+    def narrow(call: Call) -> tuple[np.ndarray, ...]:
+        if call.inputs[0].shape[1] > widest:
+            raise ValueError("too wide")
+        return kernel(call)
+
+    monkeypatch.setitem(KERNELS, key, narrow)
+    result = run_tier(original, grown, growth, [X])
+    assert result.status is status
+    assert "too wide" in result.findings[0].reason
 
 
 def test_every_kernel_is_named_like_an_operator() -> None:

@@ -124,6 +124,7 @@ def naive_conv(x: np.ndarray, w: np.ndarray, pads: list[int], stride: int, dilat
     return y
 
 
+@pytest.mark.parametrize("columns", [200, 3100, 1_000_000], ids=["bands", "images two by two", "at once"])
 @pytest.mark.parametrize(
     ("group", "stride", "dilation", "pads", "kernel"),
     [
@@ -135,10 +136,16 @@ def naive_conv(x: np.ndarray, w: np.ndarray, pads: list[int], stride: int, dilat
     ],
 )
 def test_conv_equals_its_definition(
-    group: int, stride: int, dilation: int, pads: list[int], kernel: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    group: int,
+    stride: int,
+    dilation: int,
+    pads: list[int],
+    kernel: tuple[int, int],
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxgrow.verify.float64.kernels.conv.COLUMNS", 200)  # several bands
-    x, w = RNG.normal(size=(2, 4, 7, 6)), RNG.normal(size=(4, 4 // group, *kernel))
+    monkeypatch.setattr("onnxgrow.verify.float64.kernels.conv.COLUMNS", columns)
+    x, w = RNG.normal(size=(3, 4, 7, 6)), RNG.normal(size=(4, 4 // group, *kernel))
     attributes = f"group={group}, strides=[{stride},{stride}], dilations=[{dilation},{dilation}], pads={pads}"
     (y,) = evaluate(f"y0 = Conv<{attributes}>(x, w)", {"x": x, "w": w})
     assert close(y, naive_conv(x, w, pads, stride, dilation, group), 2e-15)
@@ -208,6 +215,16 @@ def test_operators_without_a_double_implementation_are_named() -> None:
         evaluate("y0 = RandomNormalLike(x)", {"x": POINTS})
     with pytest.raises(NoFloat64Error, match="nobody::Knows"):
         evaluate_unknown()
+
+
+@pytest.mark.parametrize("depth", [np.array(4), np.array([4])], ids=["scalar", "one entry"])
+@pytest.mark.parametrize("axis", [-1, 0, 1, 2])
+def test_one_hot_takes_its_depth_at_either_rank(depth: np.ndarray, axis: int) -> None:
+    indices, values = np.array([[0, 3, -1], [-4, 4, -5]]), np.array([0.5, 2.0])
+    (y,) = evaluate(f"y0 = OneHot<axis = {axis}>(i, d, v)", {"i": indices, "d": depth, "v": values})
+    row = lambda *hot: [2.0 if c in hot else 0.5 for c in range(4)]  # noqa: E731 - a table of rows
+    expected = np.array([[row(0), row(3), row(3)], [row(0), row(), row()]])
+    assert np.array_equal(y, np.moveaxis(expected, -1, axis))
 
 
 def evaluate_unknown() -> None:

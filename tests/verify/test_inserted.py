@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from support import model_of
 
+from onnxgrow.errors import NotEquivalentError
 from onnxgrow.growth_map import GrowthMap, NodeChange, TensorGrowth, ValueGrowth
 from onnxgrow.io import tensor_digest
-from onnxgrow.passes import AddActiSwitch, InsertIdentity
+from onnxgrow.passes import AddActiSwitch, EnlargeKernel, InsertIdentity
 from onnxgrow.passes.base import seal
 from onnxgrow.verify import alive_inserted
 from onnxgrow.verify.contents import content_difference
@@ -218,3 +221,18 @@ def test_without_the_other_tiers_nothing_is_equivalent() -> None:
     report = verify(original, model, tiers=TIERS, provider="cpu")
     assert report.verdict is Verdict.UNPROVED
     assert [t.status for t in report.tiers[:2]] == [TierStatus.PASSED, TierStatus.PASSED]
+
+
+def test_functions_that_cannot_be_evaluated_leave_it_unproved() -> None:
+    """A function of another opset than the model's is not inlined: what was not measured is said."""
+    text = """<ir_version: 8, opset_import: ["": 17, "my": 1]>
+        g (float[N,2,4,4] x) => (float[N,2,4,4] y) { c = Conv(x, u)  a = my.Act(c)  t = Tanh(a)  y = Conv(t, v) }
+        <domain: "my", opset_import: ["": 16]> Act (p) => (q) { q = Relu(p) }"""
+    proto = onnx.parser.parse_model(text)
+    for name in ("u", "v"):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), name))
+    for step in (InsertIdentity(), EnlargeKernel("u", to=3)):
+        with pytest.raises(NotEquivalentError) as caught:
+            step(proto)
+        assert caught.value.report.verdict is Verdict.UNPROVED
+        assert all(a.alive is None for a in caught.value.report.alive)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -18,8 +18,9 @@ from onnxgrow.concrete.values import dims_of
 from onnxgrow.passes.blocks.residuals import LINEAR, NORMS, Residual
 from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.places import FLOATS, Illegal, Place
+from onnxgrow.passes.deepen.signs import never_negative
 
-__all__ = ["Copy", "insert_copy", "planned_copy"]
+__all__ = ["Copy", "insert_copy", "moved", "planned_copy"]
 
 MOVES = frozenset("Cast Dropout Expand Flatten Identity Reshape Slice Squeeze Transpose Unsqueeze".split())
 PARAMETERS = {**dict.fromkeys(("Conv", "ConvTranspose", "Gemm"), (1, 2)), **dict.fromkeys(NORMS, (1, 2))}
@@ -40,6 +41,7 @@ class Copy:
         copied: Constants of which the copy gets its own; what else it reads is shared.
         remade: Values that are computed from these and other constants alone.
         parameters, flops: Of the copy.
+        constants: Numbers that are stored in nodes behind the place, of which it gets nodes of its own.
     """
 
     residual: Residual
@@ -48,6 +50,7 @@ class Copy:
     remade: frozenset[str]
     parameters: int
     flops: int
+    constants: frozenset[str] = frozenset()
 
 
 def planned_copy(network: Network, residual: Residual) -> Copy:
@@ -74,6 +77,30 @@ def planned_copy(network: Network, residual: Residual) -> Copy:
     parameters = sum(math.prod(dims_of(network.tensors[n])) for n in copied)
     flops = sum(_flops(network, n) for n in residual.nodes)
     return Copy(residual, zeroed, frozenset(copied), frozenset(remade), parameters, flops)
+
+
+def moved(network: Network, copy: Copy, place: Place) -> Copy:
+    """A copy that goes behind another value than its block's own. Raises Illegal where it cannot."""
+    start = copy.residual.start
+    for variant in (network.concrete, network.other):
+        here, there = (variant.shapes.get(name) for name in (place.value, start))
+        if here is None or here != there:
+            raise Illegal(f"it reads values of shape {there}, {place.value} has {here}")
+    if network.concrete.dtypes.get(place.value) != network.concrete.dtypes.get(start):
+        raise Illegal(f"it reads values of another type than {place.value}")
+    if copy.residual.relu is not None and place.value not in never_negative(network):
+        raise Illegal(f"a ReLU follows its sum, and {place.value} may be negative")
+    positions = {o.name: i for i, n in enumerate(network.model.graph) for o in n.outputs if o.name}
+    last = positions.get(place.value, -1)
+    own = {o.name for n in copy.residual.nodes for o in n.outputs} | {start} | copy.copied | copy.remade
+    makers = {maker for name in copy.remade for maker in _makers(network, name)}
+    read = {name for node in (*copy.residual.nodes, *makers) for _, name in _indexed(node)}
+    late = {name for name in read - own if positions.get(name, -1) > last}
+    for name in sorted(late):
+        maker = network.producer(name)
+        if maker is not None and maker.op_type != "Constant":
+            raise Illegal(f"it reads {name}, which is computed behind {place.value}")
+    return replace(copy, constants=frozenset(late))
 
 
 def _indexed(node: ir.Node) -> Iterator[tuple[int, str]]:
@@ -272,6 +299,11 @@ class _Clerk:
         rewriter = self._build.rewriter
         if name in self._copy.copied:
             return self._tensor(name, zero)
+        if name in self._copy.constants:
+            maker = rewriter.value(name).producer()
+            assert maker is not None
+            self._names.update(self._build.clone(self._place, maker, [], self.named))
+            return self._names[name]
         if name in self._copy.remade:
             maker = rewriter.value(name).producer()
             assert maker is not None

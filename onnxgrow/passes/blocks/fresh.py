@@ -17,9 +17,8 @@ from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.functions import AUTO, add_function
 from onnxgrow.passes.deepen.places import Illegal, Place
 
-__all__ = ["KINDS", "Block", "insert_block", "planned_block"]
+__all__ = ["Block", "insert_block", "planned_block"]
 
-KINDS = ("mlp", "bottleneck", "separable")
 RATIOS = {"mlp": 4.0, "bottleneck": 0.25, "separable": 1.0}
 """Hidden channels for each channel."""
 LARGEST = 1 << 28
@@ -48,7 +47,7 @@ class Block:
 
     Attributes:
         place: Behind which value.
-        kind: One of ``KINDS``.
+        kind: One of ``BLOCKS``.
         hidden: Channels inside.
         kernel: Of its spatial convolution; empty for an MLP on the last axis.
         function: Its activation.
@@ -91,7 +90,7 @@ def planned_block(
 
     Args:
         place: The place.
-        kind: One of ``KINDS``.
+        kind: One of ``BLOCKS``.
         ratio: Hidden channels for each channel; None for the kind's own.
         kernel: Size on every spatial axis, or one size per axis.
         function: A name of ``FUNCTIONS``, or ``auto``: GELU in an MLP (where the opset has Erf), else ReLU.

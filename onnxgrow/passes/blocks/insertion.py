@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from onnxgrow.analysis.study import Study
 from onnxgrow.errors import UsageError
+from onnxgrow.names import BLOCKS
 from onnxgrow.passes.base import Lineage, Proof
 from onnxgrow.passes.blocks.copying import insert_copy
-from onnxgrow.passes.blocks.fresh import KINDS, Block, insert_block
+from onnxgrow.passes.blocks.fresh import Block, insert_block
 from onnxgrow.passes.blocks.plan import BlockPlan, CopiedLayer, plan_blocks, plan_copies
 from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.functions import AUTO, check_function
@@ -68,8 +69,8 @@ class AddBlocks(_Blocks):
         proof: Proof | None = None,
     ) -> None:
         super().__init__(proof)
-        if block not in KINDS:
-            raise UsageError("block", f"{block!r} is unknown", f"there are {', '.join(KINDS)}")
+        if block not in BLOCKS:
+            raise UsageError("block", f"{block!r} is unknown", f"there are {', '.join(BLOCKS)}")
         self.where = where_of(at, after, before, every)
         if ratio is not None and not (math.isfinite(ratio) and ratio > 0):
             raise UsageError("ratio", f"{ratio!r} is no positive number")
@@ -87,7 +88,7 @@ class AddBlocks(_Blocks):
 
 
 class CopyBlocks(_Blocks):
-    """Copy layers of residual blocks, s + F(s), right behind themselves, with the last linear layer of each F zero.
+    """Copy layers of residual blocks, s + F(s), with the last linear layer of each F zero.
 
     Residual blocks that repeat themselves together, such as attention and MLP, are one layer. After LLaMA-Pro,
     https://arxiv.org/abs/2401.02415. Each copy has parameters of its own; it shares masks, position tables and scalars.
@@ -95,6 +96,8 @@ class CopyBlocks(_Blocks):
     Args:
         copy: Numbers of layers, from 0, or names or globs of nodes or values inside; all layers without any.
         every: Without ``copy``: the last of every so many layers.
+        after: Where the copies go: behind the layer of that number, or behind the value or node of that name. Each goes
+            right behind its own layer where nothing is given.
         proof: How the result is verified.
 
     Raises:
@@ -102,15 +105,24 @@ class CopyBlocks(_Blocks):
         UnsupportedError: When called: a named layer cannot be copied, or none can; the reason is named.
     """
 
+    inline = ()
+    """What is copied are the nodes of the network as it is stored."""
+
     def __init__(
-        self, copy: Sequence[str | int] | str | int | None = None, *, every: int = 1, proof: Proof | None = None
-    ):
+        self,
+        copy: Sequence[str | int] | str | int | None = None,
+        *,
+        every: int = 1,
+        after: str | int | None = None,
+        proof: Proof | None = None,
+    ) -> None:
         super().__init__(proof)
         given = () if copy is None else (copy,) if isinstance(copy, (str, int)) else tuple(copy)
         self.copy = tuple(map(str, given))
         check_every(every, bool(self.copy))
         self.every = every
+        self.after = "" if after is None else str(after)
 
     def planned(self, found: Study) -> BlockPlan:
         """The plan for a network that was studied."""
-        return plan_copies(found, self.copy, self.every)
+        return plan_copies(found, self.copy, self.every, self.after)

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxgrow.analysis.study import Study
 from onnxgrow.errors import UnsupportedError, UsageError
-from onnxgrow.passes.blocks.copying import Copy, planned_copy
+from onnxgrow.passes.blocks.copying import Copy, moved, planned_copy
 from onnxgrow.passes.blocks.fresh import Block, planned_block
 from onnxgrow.passes.blocks.residuals import Residual, find_residuals, grouped
 from onnxgrow.passes.deepen.functions import FUNCTIONS
@@ -51,12 +51,14 @@ class BlockPlan:
         recipe: What was asked for, JSON data.
         parts: In the order of insertion.
         skipped: Place or layer → why nothing is inserted there.
+        notes: Remarks.
         parameters, flops: (before, after).
     """
 
     recipe: Mapping[str, Any]
     parts: tuple[Block | CopiedLayer, ...]
     skipped: Mapping[str, str]
+    notes: tuple[str, ...]
     parameters: tuple[int, int]
     flops: tuple[int, int]
 
@@ -70,7 +72,7 @@ class BlockPlan:
             "recipe": dict(self.recipe),
             "layers": [_described(p) for p in self.parts],
             "skipped": dict(self.skipped),
-            "notes": [],
+            "notes": list(self.notes),
             "parameters": {"old": self.parameters[0], "new": self.parameters[1]},
             "flops": {"old": self.flops[0], "new": self.flops[1]},
         }
@@ -109,23 +111,26 @@ def plan_blocks(
         return place
 
     chosen = [(label, with_block(find), literal) for label, find, literal in where.chosen(places)]
-    legal, skipped = collect(chosen, "the network", "it has no hidden activations to insert blocks behind")
+    nothing = "it has no hidden activations to insert blocks behind"
+    legal, skipped = collect(chosen, "the network", "; ".join((nothing, *where.notes(found))))
     parts = tuple(blocks[p.value, p.readers] for p in legal)
     recipe: dict[str, Any] = {"pass": "add-blocks", **where.to_json(), "block": kind, "activation": function}
     recipe |= {"ratio": ratio, "kernel": kernel if isinstance(kernel, int) else list(kernel)}
-    return _priced(found, recipe, parts, skipped)
+    return _priced(found, recipe, parts, skipped, where.notes(found))
 
 
-def plan_copies(found: Study, selectors: Sequence[str], every: int) -> BlockPlan:
+def plan_copies(found: Study, selectors: Sequence[str], every: int, after: str = "") -> BlockPlan:
     """Copies of layers that are there.
 
     Args:
         found: The network.
         selectors: Numbers of layers, from 0, or names or globs of nodes or values inside; all layers without any.
         every: Without selectors, the last of every so many layers.
+        after: Behind what the copies go: the number of a layer, a value, or the node that makes it; each right behind
+            its own layer where nothing is given.
 
     Raises:
-        UsageError: A selector matches nothing.
+        UsageError: A selector matches nothing, or ``after`` several values.
         UnsupportedError: A layer that was named cannot be copied, or none can; the reason is named.
     """
     network = found.analysis.network
@@ -134,29 +139,43 @@ def plan_copies(found: Study, selectors: Sequence[str], every: int) -> BlockPlan
         reason = "it has no residual blocks s + F(s) with linear layers"
         raise UnsupportedError("the network", reason, "`onnxgrow blocks --block mlp` inserts new ones")
     places = Places(found)
-    planned: dict[str, CopiedLayer] = {}
+    target = _target(places, layers, after) if after else ""
+    planned: list[CopiedLayer] = []
 
     def finder(number: int) -> Callable[[], Place]:
         def find() -> Place:
             layer = layers[number]
+            place = places.behind(target or layer[-1].end)
             copies = []
             for residual in layer:
                 try:
-                    copies.append(planned_copy(network, residual))
+                    copy = planned_copy(network, residual)
+                    copies.append(moved(network, copy, place) if target else copy)
                 except Illegal as e:
                     raise Illegal(f"block {residual.name}: {e}", e.hint) from e
-            place = places.behind(layer[-1].end)
-            planned[place.value] = CopiedLayer(place, number, tuple(copies))
+            planned.append(CopiedLayer(place, number, tuple(copies)))
             return place
 
         return find
 
     numbers = _selected(layers, selectors) if selectors else dict.fromkeys(range(every - 1, len(layers), every), False)
     chosen = [(f"layer {n} ({layers[n][-1].name})", finder(n), literal) for n, literal in sorted(numbers.items())]
-    legal, skipped = collect(chosen, "the network", f"it has {len(layers)} layers only")
-    parts = tuple(planned[p.value] for p in legal)
+    _, skipped = collect(chosen, "the network", f"it has {len(layers)} layers only")
     which: dict[str, Any] = {"copy": list(selectors)} if selectors else {"every": every}
-    return _priced(found, {"pass": "copy-blocks", **which}, parts, skipped)
+    recipe = {"pass": "copy-blocks", **which} | ({"after": after} if after else {})
+    return _priced(found, recipe, tuple(planned), skipped)
+
+
+def _target(places: Places, layers: Sequence[Sequence[Residual]], after: str) -> str:
+    """The value behind which copies go."""
+    if after.isascii() and after.isdigit():
+        if int(after) >= len(layers):
+            raise UsageError(after, f"the network has {len(layers)} layers of residual blocks, from 0")
+        return layers[int(after)][-1].end
+    values = [value for value, _ in places.values([after])]
+    if len(values) > 1:
+        raise UsageError(after, f"copies go to one place, this means {len(values)}: {values[0]}, {values[1]} …")
+    return values[0]
 
 
 def _selected(layers: Sequence[Sequence[Residual]], selectors: Sequence[str]) -> dict[int, bool]:
@@ -181,7 +200,11 @@ def _selected(layers: Sequence[Sequence[Residual]], selectors: Sequence[str]) ->
 
 
 def _priced(
-    found: Study, recipe: Mapping[str, Any], parts: tuple[Block | CopiedLayer, ...], skipped: Mapping[str, str]
+    found: Study,
+    recipe: Mapping[str, Any],
+    parts: tuple[Block | CopiedLayer, ...],
+    skipped: Mapping[str, str],
+    notes: tuple[str, ...] = (),
 ) -> BlockPlan:
     cost = found.analysis.cost
     parameters, flops = cost.total_parameters({}), cost.total_flops({})
@@ -189,6 +212,7 @@ def _priced(
         recipe,
         parts,
         skipped,
+        notes,
         (parameters, parameters + sum(p.parameters for p in parts)),
         (flops, flops + sum(p.flops for p in parts)),
     )

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxgrow.analysis import node_key
 from onnxgrow.analysis.network import Network
 from onnxgrow.concrete.values import dims_of
+from onnxgrow.passes.deepen.places import FLOATS
 from onnxgrow.passes.deepen.unary import Activations
 
 __all__ = ["LINEAR", "NORMS", "Residual", "find_residuals", "grouped"]
@@ -20,6 +21,7 @@ NORMS = frozenset(
     "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization RMSNormalization "
     "SimplifiedLayerNormalization".split()
 )
+SIZES = frozenset(("Shape", "Size"))
 WRITTEN_OUT = frozenset("Add Cast Div Mul Pow ReduceMean Sub".split())
 """Ops that read the input of a norm which is written out."""
 
@@ -78,7 +80,7 @@ def _residual(network: Network, positions: dict[ir.Node, int], add: ir.Node) -> 
         return None
     for given, branch in (names, names[::-1]):
         start = _stream(network, given)
-        nodes = _between(network, positions, start, branch)
+        nodes = _without_shared(network, add, start, _between(network, positions, start, branch))
         if any(n.op_type in LINEAR and any(name in network.derived for name in _names(n)[1:]) for n in nodes):
             return Residual(start, node_key(add), add, branch, nodes)
     return None
@@ -115,6 +117,33 @@ def _between(network: Network, positions: dict[ir.Node, int], start: str, end: s
             reached.update(o.name for o in node.outputs if o.name)
             ways.append(node)
     return tuple(ways) if end in reached and end != start else ()
+
+
+def _without_shared(network: Network, add: ir.Node, start: str, nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
+    """The nodes without those that know no more of the stream than its sizes and make what others read, too.
+
+    An exporter makes a mask once, from the shape of the first block's input; a copy has the same sizes and reads the
+    same mask.
+    """
+    carried = {start}
+    for node in nodes:
+        if node.op_type not in SIZES and any(n in carried for n in _names(node)):
+            carried.update(o.name for o in node.outputs if o.name)
+    sizes = [n for n in nodes if not any(o.name in carried for o in n.outputs)]
+    kept = set(nodes)
+    dtypes, known = network.concrete.dtypes, network.concrete.values
+
+    def is_shared(node: ir.Node) -> bool:
+        names = [o.name for o in node.outputs if o.name]
+        readers = [n for name in names for n, _ in network.uses(name)]
+        floating = any(dtypes.get(name) in FLOATS and name not in known for name in names)
+        outside = [n for n in readers if n not in kept and n is not add]
+        return (floating and bool(outside)) or (len(outside) == len(readers) > 0)
+
+    for node in reversed(sizes):
+        if is_shared(node):
+            kept.discard(node)
+    return tuple(n for n in nodes if n in kept)
 
 
 def _behind(network: Network, activations: Activations, residual: Residual) -> Residual:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxgrow.concrete.calls import inner_name, node_keys
 from onnxgrow.concrete.values import dims_of
 from onnxgrow.growth_map import DRAWN, FILLED, IDENTITY, ONES, ZEROS, TensorGrowth, ValueGrowth
 from onnxgrow.init import cast
@@ -34,6 +35,7 @@ class Builder:
     Attributes:
         tensors, values: As in the growth map.
         instead: Value → what its readers, one of them or more, read now.
+        calls: Calls of local functions, by their output.
     """
 
     def __init__(self, rewriter: Rewriter) -> None:
@@ -43,6 +45,7 @@ class Builder:
         self._beside = next((n for n, v in rewriter.graph.initializers.items() if v.const_value is not None), "")
         self._last: dict[str, str] = {}
         self.instead: dict[str, str] = {}
+        self.calls: list[str] = []
 
     @property
     def opset(self) -> int:
@@ -59,16 +62,33 @@ class Builder:
         attributes: Iterable[ir.Attr] = (),
         *,
         of: str = "",
+        domain: str = "",
     ) -> str:
         """Insert a node behind the value of a place and all that was inserted there before; returns its output.
 
         ``of`` names the value of the original that the output equals.
         """
         behind = self._last.get(place.value, place.value)
-        made = self.rewriter.insert_after(behind, op_type, list(inputs), name, attributes)
+        made = self.rewriter.insert_after(behind, op_type, list(inputs), name, attributes, domain=domain)
         self._last[place.value] = made
         if of:
             self.values[made] = ValueGrowth({}, of)
+        return made
+
+    def call(self, place: Place, function: ir.Function, inputs: Sequence[str], name: str, of: Mapping[str, str]) -> str:
+        """Insert a call of a local function of one output; returns that.
+
+        ``of`` names the values of the original that values of the function equal, as for :meth:`node`. The growth map
+        speaks of the call as expanded.
+        """
+        made = self.node(place, function.name, inputs, name, domain=function.domain)
+        self.calls.append(made)
+        position = self.rewriter.inserted.index(made)
+        self.rewriter.inserted[position : position + 1] = node_keys(made, function)
+        for inner, value in of.items():
+            if value:
+                key = made if inner == function.outputs[0].name else inner_name(made, inner)
+                self.values[key] = ValueGrowth({}, value)
         return made
 
     def clone(self, place: Place, node: ir.Node, inputs: Sequence[str], named: Callable[[str], str]) -> dict[str, str]:
@@ -80,10 +100,7 @@ class Builder:
 
     def constant(self, name: str) -> ir.TensorProtocol:
         """A stored constant."""
-        value = self.rewriter.value(name)
-        tensor = ir.convenience.get_const_tensor(value)
-        assert tensor is not None
-        return tensor
+        return self.rewriter.constant(name)
 
     def number(self, value: float, dtype: ir.DataType, name: str) -> str:
         """A scalar that is no parameter."""

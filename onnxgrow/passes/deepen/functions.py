@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -16,7 +17,7 @@ from onnxgrow.errors import UsageError
 from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.places import Place
 
-__all__ = ["AUTO", "FUNCTIONS", "Function", "add_function", "check_function"]
+__all__ = ["AUTO", "FUNCTIONS", "Function", "Scribe", "add_function", "check_function"]
 
 AUTO = "auto"
 CUBIC = 0.044715
@@ -24,13 +25,31 @@ FLAT = 8.0
 """Where tanh(√(2/π)·(x + 0.044715 x³)) has been 1 for long, in every precision."""
 
 
+class Scribe(Protocol):
+    """Writes the ops of a function, wherever they go; values are called by their names."""
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+
+    def op(self, op_type: str, *inputs: str, **attributes: float) -> str:
+        """Add a node; returns its output."""
+
+    def number(self, value: float, name: str) -> str:
+        """A scalar that is no parameter."""
+
+
 @dataclass(frozen=True)
-class _Scribe:
-    """Writes the ops of one function."""
+class _Behind:
+    """Writes them behind a place of the network."""
 
     build: Builder
     place: Place
     scope: str
+
+    @property
+    def opset(self) -> int:
+        return self.build.opset
 
     def op(self, op_type: str, *inputs: str, **attributes: float) -> str:
         name = f"{self.scope}/{op_type.lower()}"
@@ -42,34 +61,34 @@ class _Scribe:
         return self.build.number(value, self.place.dtype, f"{self.scope}/{name}")
 
 
-def _single(op_type: str, **attributes: float) -> Callable[[_Scribe, str], str]:
+def _single(op_type: str, **attributes: float) -> Callable[[Scribe, str], str]:
     return lambda w, x: w.op(op_type, x, **attributes)
 
 
-def _silu(w: _Scribe, x: str) -> str:
+def _silu(w: Scribe, x: str) -> str:
     return w.op("Mul", x, w.op("Sigmoid", x))
 
 
-def _hard_swish(w: _Scribe, x: str) -> str:
+def _hard_swish(w: Scribe, x: str) -> str:
     return w.op("Mul", x, w.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
 
 
-def _mish(w: _Scribe, x: str) -> str:
+def _mish(w: Scribe, x: str) -> str:
     return w.op("Mul", x, w.op("Tanh", w.op("Softplus", x)))
 
 
-def _halved(w: _Scribe, x: str, gate: str) -> str:
+def _halved(w: Scribe, x: str, gate: str) -> str:
     """0.5 x · (1 + gate)."""
     half = w.op("Mul", x, w.number(0.5, "half"))
     return w.op("Mul", half, w.op("Add", gate, w.number(1.0, "one")))
 
 
-def _gelu(w: _Scribe, x: str) -> str:
+def _gelu(w: Scribe, x: str) -> str:
     return _halved(w, x, w.op("Erf", w.op("Mul", x, w.number(math.sqrt(0.5), "root_half"))))
 
 
-def _gelu_tanh(w: _Scribe, x: str) -> str:
-    if w.build.opset < 11:
+def _gelu_tanh(w: Scribe, x: str) -> str:
+    if w.opset < 11:
         near = w.op("Clip", x, min=-FLAT, max=FLAT)
     else:
         near = w.op("Clip", x, w.number(-FLAT, "low"), w.number(FLAT, "high"))
@@ -87,7 +106,7 @@ class Function:
         since: First opset that has them.
     """
 
-    write: Callable[[_Scribe, str], str]
+    write: Callable[[Scribe, str], str]
     since: int = 7
 
 
@@ -117,4 +136,4 @@ def check_function(name: str) -> None:
 
 def add_function(build: Builder, place: Place, function: str, value: str, scope: str) -> str:
     """Add f(value) behind a place; returns its name."""
-    return FUNCTIONS[function].write(_Scribe(build, place, scope), value)
+    return FUNCTIONS[function].write(_Behind(build, place, scope), value)

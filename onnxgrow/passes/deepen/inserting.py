@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import onnx_ir as ir
@@ -49,6 +49,8 @@ class Insertion(GrowthPass, Generic[P]):
     """A pass that inserts parts into a network: a subclass plans them, and builds one of them at its place."""
 
     seed = 0
+    inline: Collection[str] | None = None
+    """Local functions that are looked into (all of them); what is inserted lies between their calls."""
 
     @abc.abstractmethod
     def planned(self, found: Study) -> Plan[P]:
@@ -62,15 +64,19 @@ class Insertion(GrowthPass, Generic[P]):
         """What would be done."""
         return self.planned(self._studied(model))
 
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan, JSON data."""
+        return self.plan(model).to_json()
+
     def grow(self, model: ir.Model) -> Grown:
         """Insert into a copy of ``model``."""
         return self.carry_out(self._studied(model))
 
     def carry_out(self, found: Study) -> Grown:
         """Insert into a copy of a model that was studied."""
-        plan, past = self.planned(found), lineage(found.model)
+        plan, past = self.planned(found), lineage(found.given)
         self.proof.say(f"inserting at {len(plan.parts)} places")
-        grown = copy_model(found.model)
+        grown = copy_model(found.given)
         build = Builder(Rewriter(grown))
         for part in plan.parts:
             key, index = part.place.readers[0]
@@ -89,12 +95,13 @@ class Insertion(GrowthPass, Generic[P]):
             recipe=plan.recipe,
             versions=past.versions,
             history=past.history,
+            calls=tuple(build.calls),
         )
         return Grown(grown, growth_map, plan.to_json())
 
     def _studied(self, model: ir.Model) -> Study:
         self.proof.say("analysing")
-        return study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
+        return study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs, inline=self.inline)
 
 
 def where_of(at: Selectors, after: Selectors, before: Selectors, every: int) -> Where:

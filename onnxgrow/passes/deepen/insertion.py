@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxgrow.analysis.study import Study
+from onnxgrow.errors import UsageError
 from onnxgrow.passes.base import Lineage, Proof
 from onnxgrow.passes.deepen.builder import Builder
 from onnxgrow.passes.deepen.functions import AUTO, check_function
@@ -46,6 +47,7 @@ class InsertIdentity(_Layers):
         activation: Its f, or ``auto``.
         start: Its a and b; (1, 0) is exact, any other needs ``proof.max_change``.
         per_channel: Whether each channel has its own a and b.
+        as_function: Whether each ActiSwitch becomes one call of a local function; needs IR version 8.
         proof: How the result is verified.
 
     Raises:
@@ -67,6 +69,7 @@ class InsertIdentity(_Layers):
         activation: str = AUTO,
         start: Start = LINEAR,
         per_channel: bool = False,
+        as_function: bool = False,
         proof: Proof | None = None,
     ) -> None:
         super().__init__(proof)
@@ -74,8 +77,10 @@ class InsertIdentity(_Layers):
         self.kernel = kernel_of(kernel)
         check_function(activation)
         check_start(start)
+        if as_function and not actiswitch:
+            raise UsageError("as_function", "only ActiSwitches become functions", "leave one of the two out")
         self.depthwise, self.bias = depthwise, bias
-        self.switch = SwitchRequest(activation, start, per_channel) if actiswitch else None
+        self.switch = SwitchRequest(activation, start, per_channel, as_function) if actiswitch else None
 
     def planned(self, found: Study) -> InsertionPlan:
         """The plan for a network that was studied."""
@@ -91,6 +96,7 @@ class AddActiSwitch(_Layers):
         every: Of the automatic places, every n-th.
         start: a and b; (0, 1) is exact, any other needs ``proof.max_change``.
         per_channel: Whether each channel has its own a and b.
+        as_function: Whether each ActiSwitch becomes one call of a local function; needs IR version 8.
         proof: How the result is verified.
 
     Raises:
@@ -106,12 +112,13 @@ class AddActiSwitch(_Layers):
         every: int = 1,
         start: Start = NONLINEAR,
         per_channel: bool = False,
+        as_function: bool = False,
         proof: Proof | None = None,
     ) -> None:
         super().__init__(proof)
         self.where = where_of(at, after, None, every)
         check_start(start)
-        self.switch = SwitchRequest("", start, per_channel)
+        self.switch = SwitchRequest("", start, per_channel, as_function)
 
     def planned(self, found: Study) -> InsertionPlan:
         """The plan for a network that was studied."""

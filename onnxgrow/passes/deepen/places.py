@@ -64,16 +64,16 @@ class Place:
 
 
 class Places:
-    """Finds places in one network.
+    """Finds places in one network, between the nodes of its main graph.
 
     Args:
-        found: The network.
+        found: The network; what was inlined to look into local functions is no place.
     """
 
     def __init__(self, found: Study) -> None:
         self.analysis = found.analysis
         self.network = found.analysis.network
-        self.graph = found.model.graph
+        self.graph = found.given.graph
         self.activations = Activations(self.network)
         self._infinities = Infinities(self.network)
         self._nodes = list(self.graph)
@@ -90,6 +90,10 @@ class Places:
             self._written.update(leaf for a in weight.use.out_axes for leaf in leaves(terms[a]))
             self._read.update(leaf for a in weight.use.in_axes for leaf in leaves(terms[a]))
 
+    def holds(self, value: str) -> bool:
+        """Whether it is a value of the main graph."""
+        return value in self._made or value in self._inputs
+
     # ---- what is meant
 
     def automatic(self) -> list[str]:
@@ -98,7 +102,7 @@ class Places:
         for activation in self.activations.all():
             readers = [n for n, _ in self.network.uses(activation.output)]
             gate = activation.is_gate and any(n.op_type == "Mul" for n in readers)
-            if readers and not gate:
+            if readers and not gate and activation.output in self._made:
                 found.append(activation.output)
         return found
 

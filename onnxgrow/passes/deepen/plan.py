@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
+
 from onnxgrow.analysis.study import Study
 from onnxgrow.errors import UnsupportedError
+from onnxgrow.passes.deepen.called import OLDEST_IR
 from onnxgrow.passes.deepen.functions import AUTO, FUNCTIONS
 from onnxgrow.passes.deepen.layer import Layer, planned_layer
 from onnxgrow.passes.deepen.places import Illegal, Place, Places, collect
 from onnxgrow.passes.deepen.signs import never_negative
-from onnxgrow.passes.deepen.switch import LINEAR, Start, Switch
+from onnxgrow.passes.deepen.switch import LINEAR, Start, Switch, is_factor
+from onnxgrow.passes.deepen.unary import ACTIVATIONS
+from onnxgrow.passes.left_out import left_out
 
 __all__ = ["InsertionPlan", "Part", "SwitchRequest", "Where", "plan_layers", "plan_switches"]
 
@@ -38,6 +43,10 @@ class Where:
     @property
     def named(self) -> bool:
         return bool(self.at or self.after or self.before)
+
+    def notes(self, found: Study) -> tuple[str, ...]:
+        """What the automatic places leave out."""
+        return () if self.named else left_out(found, ACTIVATIONS, "activations", bodies=True)
 
     def to_json(self) -> dict[str, Any]:
         given = {"at": list(self.at), "after": list(self.after), "before": list(self.before)}
@@ -73,14 +82,27 @@ class SwitchRequest:
         function: A name of ``FUNCTIONS``, or ``auto``: SiLU where values have both signs, tanh where they have one.
         start: a and b at the start.
         per_channel: Whether each channel has its own.
+        as_function: Whether each is one call of a local function.
     """
 
     function: str = AUTO
     start: Start = LINEAR
     per_channel: bool = False
+    as_function: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return {"activation": self.function, "start": list(self.start), "per_channel": self.per_channel}
+        return {"activation": self.function, **self.shared()}
+
+    def shared(self) -> dict[str, Any]:
+        """What switches around existing activations can be told, too."""
+        told = {"start": list(self.start), "per_channel": self.per_channel}
+        return told | ({"as_function": True} if self.as_function else {})
+
+    def check(self, model: ir.Model) -> None:
+        """Raises UnsupportedError where the model cannot hold functions."""
+        if self.as_function and model.ir_version < OLDEST_IR:
+            reason = f"the model's IR version is {model.ir_version}; local functions need {OLDEST_IR}"
+            raise UnsupportedError("--as-function", reason, "leave it out")
 
 
 @dataclass(frozen=True)
@@ -158,6 +180,8 @@ def plan_layers(
         UsageError: A selector matches nothing.
         UnsupportedError: A place that was named is not legal, or no place is.
     """
+    if switch is not None:
+        switch.check(found.given)
     places = Places(found)
     layers: dict[tuple[str, tuple[tuple[str, int], ...]], Layer] = {}
 
@@ -170,7 +194,8 @@ def plan_layers(
         return place
 
     chosen = [(label, with_layer(find), literal) for label, find, literal in where.chosen(places)]
-    legal, skipped = collect(chosen, "the network", "it has no hidden activations to insert layers behind")
+    nothing = "it has no hidden activations to insert layers behind"
+    legal, skipped = collect(chosen, "the network", "; ".join((nothing, *where.notes(found))))
     chooser = _Chooser(places)
     parts = tuple(
         Part(layers[p.value, p.readers], None if switch is None else chooser.switch(p, switch)) for p in legal
@@ -178,7 +203,7 @@ def plan_layers(
     recipe: dict[str, Any] = {"pass": "deepen", **where.to_json(), "depthwise": depthwise, "bias": bias}
     recipe["kernel"] = kernel if isinstance(kernel, int) else list(kernel)
     recipe["actiswitch"] = None if switch is None else switch.to_json()
-    return _priced(found, recipe, parts, skipped, chooser.notes)
+    return _priced(found, recipe, parts, skipped, (*chooser.notes, *where.notes(found)))
 
 
 def plan_switches(found: Study, where: Where, switch: SwitchRequest) -> InsertionPlan:
@@ -188,6 +213,7 @@ def plan_switches(found: Study, where: Where, switch: SwitchRequest) -> Insertio
         UsageError: A selector matches nothing.
         UnsupportedError: A place that was named is not legal, or no place is.
     """
+    switch.check(found.given)
     places = Places(found)
     wrapped: dict[tuple[str, tuple[tuple[str, int], ...]], tuple[str, str]] = {}
 
@@ -197,6 +223,11 @@ def plan_switches(found: Study, where: Where, switch: SwitchRequest) -> Insertio
             activation = places.activations.of(made.value)
             if activation is None:
                 raise Illegal("it is not the result of an activation", "`onnxgrow deepen` adds new ones")
+            read = {v.name for n in activation.nodes for v in n.inputs if v is not None and v.name}
+            if any(is_factor(places.network, name) for name in read):
+                raise Illegal("it is an ActiSwitch already")
+            if not places.holds(activation.input):
+                raise Illegal("it is made of an activation inside a local function")
             places.finite(activation.input)
             if places.network.shape(activation.input) != made.shape:
                 raise Illegal(f"it and {activation.input}, which the activation reads, differ in shape")
@@ -207,16 +238,17 @@ def plan_switches(found: Study, where: Where, switch: SwitchRequest) -> Insertio
         return place
 
     chosen = [(label, around(find), literal) for label, find, literal in where.chosen(places)]
-    legal, skipped = collect(chosen, "the network", "it has no hidden activations")
+    legal, skipped = collect(chosen, "the network", "; ".join(("it has no hidden activations", *where.notes(found))))
     notes = []
     parts = []
     for place in legal:
         source, ops = wrapped[place.value, place.readers]
         if source in never_negative(found.analysis.network) and ops == "Relu":
             notes.append(f"{place.value}: its ReLU reads no negative values, so a and b do the same")
-        parts.append(Part(None, Switch(place, ops, switch.start, switch.per_channel, source)))
-    recipe = {"pass": "actiswitch", **where.to_json(), "start": list(switch.start), "per_channel": switch.per_channel}
-    return _priced(found, recipe, tuple(parts), skipped, notes)
+        made = Switch(place, ops, switch.start, switch.per_channel, source, switch.as_function)
+        parts.append(Part(None, made))
+    recipe = {"pass": "actiswitch", **where.to_json(), **switch.shared()}
+    return _priced(found, recipe, tuple(parts), skipped, (*notes, *where.notes(found)))
 
 
 class _Chooser:
@@ -235,7 +267,7 @@ class _Chooser:
             raise UnsupportedError(function, f"the model's opset is {opset}; it needs {since}", "choose --activation")
         if one_sided and function in NEAR_RELU:
             self.notes.append(f"{place.value} is never negative: {function} there starts as the same as a·x, try tanh")
-        return Switch(place, function, request.start, request.per_channel)
+        return Switch(place, function, request.start, request.per_channel, as_function=request.as_function)
 
 
 def _priced(

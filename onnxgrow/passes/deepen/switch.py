@@ -10,12 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
+from onnxgrow.analysis.network import Network
 from onnxgrow.errors import UsageError
-from onnxgrow.passes.deepen.builder import Builder
+from onnxgrow.passes.deepen.builder import ROLE_KEY, Builder
+from onnxgrow.passes.deepen.called import switch_function
 from onnxgrow.passes.deepen.functions import add_function
 from onnxgrow.passes.deepen.places import Place
 
-__all__ = ["LINEAR", "NONLINEAR", "ROLE", "Start", "Switch", "check_start", "insert_switch"]
+__all__ = ["LINEAR", "NONLINEAR", "ROLE", "Start", "Switch", "check_start", "insert_switch", "is_factor", "is_marked"]
 
 ROLE = "actiswitch"
 Start = tuple[float, float]
@@ -33,6 +37,7 @@ class Switch:
         start: a and b at the start.
         per_channel: Whether each channel has an a and b of its own.
         wrapped: For an existing activation: the value that it is a function of.
+        as_function: Whether it becomes one call of a local function.
     """
 
     place: Place
@@ -40,6 +45,7 @@ class Switch:
     start: Start
     per_channel: bool
     wrapped: str = ""
+    as_function: bool = False
 
     @property
     def exact(self) -> bool:
@@ -70,18 +76,37 @@ def check_start(start: Start) -> None:
         raise UsageError("start", f"{start} is no start", "two finite numbers a and b, not both 0, as in (1, 0)")
 
 
+def is_factor(network: Network, name: str) -> bool:
+    """Whether a constant is the a or b of an ActiSwitch, by the role in its metadata."""
+    value = network.model.graph.initializers.get(name)
+    tensor = network.tensors.get(name)
+    stored = tensor is not None and tensor.metadata_props.get(ROLE_KEY) == ROLE
+    return stored or (value is not None and is_marked(value))
+
+
+def is_marked(value: ir.Value) -> bool:
+    """The same of an initializer, by its own metadata or that of its tensor."""
+    tensor = value.const_value
+    own = tensor is not None and tensor.metadata_props.get(ROLE_KEY) == ROLE
+    return own or value.metadata_props.get(ROLE_KEY) == ROLE
+
+
 def insert_switch(build: Builder, switch: Switch, value: str, scope: str) -> str:
     """Insert it behind ``value``, which stands for the place's value; returns what the readers are to read."""
     place, dtype = switch.place, switch.place.dtype
     of = place.value if switch.exact else ""
     a = build.filled(switch.start[0], switch.shape, dtype, f"{scope}.a", ROLE)
     b = build.filled(switch.start[1], switch.shape, dtype, f"{scope}.b", ROLE)
-    if switch.wrapped:
-        linear, curved = build.instead.get(switch.wrapped, switch.wrapped), value
-    else:
-        linear, curved = value, add_function(build, place, switch.function, value, f"{scope}/{switch.function}")
     kept_linear = of if not switch.wrapped else ""
     kept_curved = of if switch.wrapped else ""
+    linear = build.instead.get(switch.wrapped, switch.wrapped) if switch.wrapped else value
+    if switch.as_function:
+        function = switch_function("" if switch.wrapped else switch.function, dtype, build.rewriter.model)
+        given = [linear, value, a, b] if switch.wrapped else [linear, a, b]
+        return build.call(place, function, given, scope, {"linear": kept_linear, "nonlinear": kept_curved, "sum": of})
+    curved = value
+    if not switch.wrapped:
+        curved = add_function(build, place, switch.function, value, f"{scope}/{switch.function}")
     left = build.node(place, "Mul", [a, linear], f"{scope}/linear", of=kept_linear)
     right = build.node(place, "Mul", [b, curved], f"{scope}/nonlinear", of=kept_curved)
     return build.node(place, "Add", [left, right], f"{scope}/sum", of=of)

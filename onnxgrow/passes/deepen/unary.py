@@ -14,13 +14,15 @@ import onnx_ir as ir
 
 from onnxgrow.analysis.network import Network
 
-__all__ = ["Activation", "Activations"]
+__all__ = ["ACTIVATIONS", "Activation", "Activations"]
 
 NONLINEAR = frozenset(
     "Celu Clip Elu Erf FastGelu Gelu HardSigmoid HardSwish LeakyRelu Max Min Mish PRelu QuickGelu Relu Selu Sigmoid "
     "Softplus Softsign Swish Tanh ThresholdedRelu".split()
 )
 """One of these makes an elementwise function an activation."""
+ACTIVATIONS = NONLINEAR - {"Clip", "Max", "Min"}
+"""Those of them that are one by themselves."""
 ELEMENTWISE = NONLINEAR | frozenset("Abs Add Div Dropout Exp Identity Log Mul Neg Pow Sqrt Sub".split())
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 FARTHEST = 32

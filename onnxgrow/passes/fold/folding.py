@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from onnxgrow.analysis import node_key
 from onnxgrow.analysis.study import Study, study
+from onnxgrow.concrete.calls import expanded
 from onnxgrow.concrete.values import dims_of
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.growth_map import GrowthMap, ValueGrowth
-from onnxgrow.io import copy_model
 from onnxgrow.passes.base import Grown, GrowthPass, Proof, lineage
 from onnxgrow.passes.fold.linear import NotMergeableError
 from onnxgrow.passes.fold.merging import Merger
-from onnxgrow.passes.fold.switches import Case, FoundSwitch, case_of, find_switches
+from onnxgrow.passes.fold.switches import Case, FoundSwitch, case_of, find_switches, switch_calls
 from onnxgrow.passes.rewriter import Rewriter
 
 __all__ = ["Fold", "FoldPlan"]
@@ -117,8 +117,13 @@ class Fold(GrowthPass):
 
     def plan(self, model: ir.Model) -> FoldPlan:
         """What would be done."""
+        return self._plan(self._studied(model))
+
+    def _studied(self, model: ir.Model) -> Study:
+        """The network with the calls of ActiSwitches that are local functions expanded."""
         self.proof.say("analysing")
-        return self._plan(study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs))
+        seen = expanded(model, switch_calls(model))
+        return study(seen, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
 
     def _plan(self, found: Study) -> FoldPlan:
         network = found.analysis.network
@@ -148,13 +153,18 @@ class Fold(GrowthPass):
         recipe = {"pass": "fold", "tolerance": self.tolerance, "merge": self.merge}
         return FoldPlan(recipe, tuple(folds), skipped, cost.total_parameters({}), cost.total_flops({}))
 
+    def preview(self, model: ir.Model) -> Mapping[str, Any]:
+        """The plan, JSON data."""
+        return self.plan(model).to_json()
+
     def grow(self, model: ir.Model) -> Grown:
         """Fold in a copy of ``model``."""
-        self.proof.say("analysing")
-        found = study(model, input_shapes=self.proof.input_shapes, inputs=self.proof.inputs)
+        found = self._studied(model)
         plan, past = self._plan(found), lineage(model)
         self.proof.say(f"folding {len(plan.folds)} ActiSwitches")
-        grown = copy_model(model)
+        sums = {p.switch.sum for p in plan.folds}
+        calls = tuple(key for key in switch_calls(model) if key in sums)
+        grown = expanded(model, calls)
         folder = _Folder(Rewriter(grown), found.analysis.network.concrete.shapes)
         for fold in plan.folds:
             folder.fold(fold)
@@ -179,6 +189,7 @@ class Fold(GrowthPass):
             recipe=plan.recipe,
             versions=past.versions,
             history=past.history,
+            calls=calls,
         )
         stored = model.graph.initializers
         gone = [stored[name].const_value for name in rewriter.removed if name in stored]
@@ -213,8 +224,9 @@ class _Folder:
         for use in list(total.outputs[0].uses()):
             rewriter.set_input(node_key(use.node), use.idx, target)
         self._now[switch.sum] = target
-        constants = [v for n in (total, *switch.function) for v in rewriter.node(node_key(n)).inputs if v is not None]
         pending = [switch.sum, switch.linear, switch.nonlinear, *map(node_key, switch.function)]
+        pending = [key for key in pending if rewriter.holds(key)]  # f may hold a switch that was folded before
+        constants = [v for key in pending for v in rewriter.node(key).inputs if v is not None]
         for _ in list(pending):
             for key in [k for k in pending if not self._is_read(k)]:
                 constants += [v for v in rewriter.node(key).inputs if v is not None]

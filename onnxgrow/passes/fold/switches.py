@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from onnxgrow.analysis import node_key
 from onnxgrow.analysis.network import Network
-from onnxgrow.passes.deepen.builder import ROLE_KEY
-from onnxgrow.passes.deepen.switch import ROLE
+from onnxgrow.concrete.calls import calls_in
+from onnxgrow.passes.deepen.switch import is_factor, is_marked
 from onnxgrow.passes.deepen.unary import Activations
 
-__all__ = ["Case", "FoundSwitch", "case_of", "find_switches"]
+__all__ = ["Case", "FoundSwitch", "case_of", "find_switches", "switch_calls"]
 
 Array = npt.NDArray[np.float64]
 
@@ -61,6 +61,11 @@ class FoundSwitch:
         return [n.op_type for n in self.function] == ["Relu"]
 
 
+def switch_calls(model: ir.Model) -> list[str]:
+    """Calls of local functions that are given the factors of an ActiSwitch, by their first output."""
+    return [key for key, node in calls_in(model).items() if any(v is not None and is_marked(v) for v in node.inputs)]
+
+
 def find_switches(network: Network) -> list[FoundSwitch]:
     """All ActiSwitches of the main graph, in network order, by their structure and the role of their factors."""
     activations = Activations(network)
@@ -88,15 +93,9 @@ def _factor(network: Network, name: str) -> tuple[str, str, str] | None:
         return None
     names = [v.name for v in node.inputs if v is not None and v.name]
     for own, other in (names, names[::-1]) if len(names) == 2 else ():
-        if own in network.tensors and other not in network.derived and _role(network, own) == ROLE:
+        if own in network.tensors and other not in network.derived and is_factor(network, own):
             return name, own, other
     return None
-
-
-def _role(network: Network, name: str) -> str:
-    value = network.model.graph.initializers.get(name)
-    props = dict(network.tensors[name].metadata_props)
-    return (value.metadata_props.get(ROLE_KEY) if value is not None else None) or props.get(ROLE_KEY) or ""
 
 
 def _values(network: Network, name: str) -> Array:

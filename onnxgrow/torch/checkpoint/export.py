@@ -14,12 +14,15 @@ import onnx_ir as ir
 from torch import Tensor
 
 from onnxgrow.errors import BadInputError, NotEquivalentError, UnsupportedError, UsageError
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io import copy_model, load, model_digest
 from onnxgrow.io.folder import Workplace, faults, sync_folder
+from onnxgrow.torch.checkpoint.growth import growth_of_entries
 from onnxgrow.torch.checkpoint.match import Found, match
 from onnxgrow.torch.checkpoint.origin import Held, generations, held_constants, same_bits
 from onnxgrow.torch.checkpoint.pieces import put_together
 from onnxgrow.torch.checkpoint.reference import Reference, read_reference
+from onnxgrow.torch.checkpoint.settings import changed_settings
 from onnxgrow.torch.leaves import find_leaves
 
 __all__ = ["NameMap", "UnmatchedError", "export_checkpoint"]
@@ -27,6 +30,7 @@ __all__ = ["NameMap", "UnmatchedError", "export_checkpoint"]
 WEIGHTS, NAMES = "model.safetensors", "name_map.json"
 FORMAT, VERSION = "onnxgrow.name_map", 1
 
+CHANGED = "no checkpoint holds this number, which the growth changed"
 NO_NAME = "a layer that the growth inserted: the reference has no name for it"
 
 
@@ -38,15 +42,22 @@ class NameMap:
         entries: Key → ``from`` (initializers; empty for what was taken over from the reference), ``how`` (same,
             transposed, permuted, reshaped, joined, reference, given), ``shape``, ``old_shape``, ``by_name``, and where
             they apply ``order`` (axes of the initializer), ``shared_with`` (keys that have the same initializer),
-            ``cast`` (the file's type, where the checkpoint has another) and ``reason``.
+            ``offset`` (what the file has added to it), ``cast`` (the file's type, where the checkpoint has another) and
+            ``reason``.
         left: Constants of the file that no entry holds → why.
+        settings: What the bigger class has to be built with, as no checkpoint holds it: constant, or
+            ``NODE:ATTRIBUTE`` → ``old`` and ``new`` number (an ε, say; None: several numbers).
         model, reference: SHA-256 of the grown model's content and of the reference file.
+        growth: What grew, by the keys and in the layout of the checkpoint: what :func:`onnxgrow.torch.grow_optimizer`
+            takes for an optimizer of the class.
     """
 
     entries: Mapping[str, Mapping[str, Any]]
     left: Mapping[str, str]
+    settings: Mapping[str, Mapping[str, Any]]
     model: str
     reference: str
+    growth: GrowthMap
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as it is written to ``name_map.json``."""
@@ -57,6 +68,8 @@ class NameMap:
             "reference": self.reference,
             "entries": {key: dict(entry) for key, entry in self.entries.items()},
             "left": dict(self.left),
+            "settings": {name: dict(setting) for name, setting in self.settings.items()},
+            "growth": self.growth.to_json(),
         }
 
 
@@ -76,6 +89,7 @@ def export_checkpoint(
     original: object | None = None,
     keep: Sequence[str] = (),
     names: Mapping[str, str] | None = None,
+    built_with: Sequence[str] = (),
 ) -> NameMap:
     """Write the grown tensors as a checkpoint that loads strictly into the bigger class.
 
@@ -90,6 +104,8 @@ def export_checkpoint(
         output: Folder to make; gets ``model.safetensors`` and ``name_map.json``.
         original: The model that was grown; needed when the grown one was trained since.
         keep: Shell patterns of entries that may be taken over from the reference if the file does not have them.
+        built_with: Shell patterns of numbers that the growth changed and no checkpoint holds (``NameMap.settings``),
+            which the bigger class is built with.
         names: Initializer → key, for tensors that the growth added; they are written as the file has them.
 
     Raises:
@@ -113,7 +129,10 @@ def export_checkpoint(
         raise UsageError(idle[0], "no entry that the file lacks is called so")
     given = _given(names or {}, constants, matches.found, state)
     used = {h.name for f in matches.found.values() for h in f.tensors} | {h.name for h in given.values()}
-    left = _left(model, constants, used)
+    weights = {leaf.value.name or "" for leaf in find_leaves(copy_model(model), (), ()).leaves}
+    left = _left(weights, constants, used)
+    settings = changed_settings(model, [held for held in constants if held.tensor not in weights], used)
+    _check_settings(settings, built_with, problems)
     for name, why in left.items():
         if why.startswith("!"):
             problems.setdefault(name, why)
@@ -121,7 +140,8 @@ def export_checkpoint(
         raise _refused(problems, before is None)
     tensors = _tensors(state, matches.found, given)
     entries = _entries(state, matches, given)
-    name_map = NameMap(entries, left, model_digest(model), state.sha256)
+    growth = growth_of_entries(matches.found, state.tensors)
+    name_map = NameMap(entries, left, settings, model_digest(model), state.sha256, growth)
     _write(target, tensors, name_map, state, matches.found)
     return name_map
 
@@ -158,16 +178,28 @@ def _given(
     return result
 
 
-def _left(model: ir.Model, constants: Sequence[Held], used: set[str]) -> dict[str, str]:
+def _check_settings(
+    settings: Mapping[str, Mapping[str, Any]], built_with: Sequence[str], problems: dict[str, str]
+) -> None:
+    """Note the numbers that nobody says the class is built with."""
+    idle = [p for p in built_with if not any(fnmatchcase(name, p) for name in settings)]
+    if idle:
+        raise UsageError(idle[0], "no number that the growth changed is called so")
+    for name, setting in settings.items():
+        if not any(fnmatchcase(name, p) for p in built_with):
+            old, new = ("several numbers" if v is None else f"{v:.7g}" for v in (setting["old"], setting["new"]))
+            problems.setdefault(name, f"{CHANGED} from {old} to {new}")
+
+
+def _left(weights: set[str], constants: Sequence[Held], used: set[str]) -> dict[str, str]:
     """Constants without an entry; with ``!`` before the reason where something would be lost."""
-    weights = {leaf.value.name for leaf in find_leaves(copy_model(model), (), ()).leaves}
     left = {}
     for held in constants:
         if held.name in used:
             continue
         if not held.is_changed:
             left[held.name] = "unchanged, and no entry of the reference has its values"
-        elif held.name not in weights:
+        elif held.tensor not in weights:
             left[held.name] = "a constant that is not trained"
         else:
             left[held.name] = "!" + (
@@ -182,6 +214,8 @@ def _refused(problems: Mapping[str, str], alone: bool) -> UnmatchedError:
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     if NO_NAME in why:
         hint = "give it one with --name"
+    elif CHANGED in why:
+        hint = "build the bigger class with it, and say so with --built-with"
     elif alone and "trained" in why:
         hint = "give --original, the file it was grown from; a file with folded weights has to be exported again"
     else:
@@ -224,6 +258,8 @@ def _entries(state: Reference, matches: Any, given: Mapping[str, Held]) -> dict[
         shared = sorted({other for held in found.tensors for other in sharing[held.name]} - {key})
         if shared:
             entry["shared_with"] = shared
+        if found.offset:
+            entry["offset"] = found.offset
         if found.tensors[0].grown.dtype != value.dtype:
             entry["cast"] = str(found.tensors[0].grown.dtype).removeprefix("torch.")
         entries[key] = entry
@@ -273,7 +309,8 @@ def _check_back(written: Mapping[str, Tensor], tensors: Mapping[str, Tensor], fo
     for key, entry in found.items():
         held = entry.tensors[0]
         if entry.relation is not None:
-            back = entry.relation.back(written[key], held.grown.shape)
+            value = written[key].to(held.grown.dtype) + entry.offset if entry.offset else written[key]
+            back = entry.relation.back(value, held.grown.shape)
         elif len(entry.tensors) == 1 and entry.join is not None:
             back = put_together(entry.join, written, held.grown.shape)
         elif entry.join is not None:

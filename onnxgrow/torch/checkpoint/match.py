@@ -8,7 +8,7 @@ does and the grown tensors differ, none is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,14 @@ from onnxgrow.torch.checkpoint.pieces import Joined, Pool, take_apart
 from onnxgrow.torch.checkpoint.relation import Relation, fingerprint, relations
 from onnxgrow.torch.checkpoint.suspects import why_missing
 
-__all__ = ["Found", "Matches", "match"]
+__all__ = ["Found", "Matches", "joined", "match"]
 
 
 Mark = tuple[float, int, str, int]
 """Factor and fingerprint."""
+
+OFFSETS = (0.0, 1.0)
+"""What a file may have added to an entry: some norms multiply by 1 + w, which exporters compute once."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Found:
         relation: How one tensor lies in the entry; None where several are joined.
         join: How the entry is joined from tensors, or the tensor from entries.
         by_name: Whether the name agrees as well.
+        offset: What the file has added to the entry: 1 for norms that multiply by 1 + w.
     """
 
     value: Tensor
@@ -42,6 +46,7 @@ class Found:
     relation: Relation | None = None
     join: Joined | None = None
     by_name: bool = False
+    offset: float = 0.0
 
 
 @dataclass
@@ -75,24 +80,44 @@ def match(entries: Mapping[str, Tensor], constants: Sequence[Held], compared: bo
         forms.add((held.original.dtype, held.factor))
         index.setdefault((held.factor, *fingerprint(held.original)), []).append(held)
     matches = Matches()
-    groups: dict[Mark, list[str]] = {}
-    stored: dict[str, Tensor] = {}
-    for key, entry in entries.items():
-        # As it is first; a file in half precision holds what values round to, one that grew in a norm has them scaled.
-        for dtype, factor in sorted(forms, key=lambda form: (form[1] != 1, form[0] != entry.dtype, str(form))):
-            value = (entry.to(dtype) if factor == 1 else (entry.double() * factor).to(dtype)).contiguous()
-            mark = (factor, *fingerprint(value))
-            if mark in index:
-                groups.setdefault(mark, []).append(key)
-                stored[key] = value
-                break
-    for mark, keys in groups.items():
-        _assign(keys, stored, index[mark], matches)
+    for offset in OFFSETS:
+        groups: dict[Mark, list[str]] = {}
+        stored: dict[str, Tensor] = {}
+        for key, entry in entries.items():
+            if key in matches.found or key in matches.problems or (offset and entry.dim() != 1):
+                continue
+            # As it is first; a file in half precision holds what values round to, one that grew in a norm has them
+            # scaled.
+            for dtype, factor in sorted(forms, key=lambda form: (form[1] != 1, form[0] != entry.dtype, str(form))):
+                value = entry.to(dtype) if not offset else entry.to(dtype) + offset
+                value = (value if factor == 1 else (value.double() * factor).to(dtype)).contiguous()
+                mark = (factor, *fingerprint(value))
+                if mark in index:
+                    groups.setdefault(mark, []).append(key)
+                    stored[key] = value
+                    break
+        for mark, keys in groups.items():
+            _assign(keys, stored, index[mark], matches)
+        for key in stored if offset else ():
+            if key in matches.found:
+                matches.found[key] = _without(offset, matches.found[key], entries[key])
     _join(entries, with_original, matches)
     for key, entry in entries.items():
         if key not in matches.found and key not in matches.problems:
             matches.problems[key] = why_missing(key, entry, constants, compared)
     return matches
+
+
+def _without(offset: float, found: Found, entry: Tensor) -> Found:
+    """The match of an entry that the file has with a number added; its old numbers are the checkpoint's own."""
+    (held,) = found.tensors
+    value = found.value - offset
+    if held.factor == 1:
+        # Adding the offset has rounded them: only the checkpoint has all digits.
+        value[held.positions.get(held.grown.shape.index(value.numel()), torch.arange(value.numel()))] = entry.to(
+            value.dtype
+        )
+    return replace(found, value=value, offset=offset)
 
 
 def _assign(
@@ -191,11 +216,12 @@ def _join(entries: Mapping[str, Tensor], constants: Sequence[Held], matches: Mat
     for key, entry in lost.items():
         join = parts.join(entry)
         if isinstance(join, Joined):
-            value = _joined(join, by_name, entry)
+            value = joined(join, by_name, entry)
             matches.found[key] = Found(value, tuple(by_name[name] for name in join.sources), join=join)
 
 
-def _joined(join: Joined, by_name: Mapping[str, Held], entry: Tensor) -> Tensor:
+def joined(join: Joined, by_name: Mapping[str, Held], entry: Tensor) -> Tensor:
+    """The grown entry that the file has in parts."""
     parts = []
     for chunk in join.chunks:
         whole = by_name[chunk.source].grown.squeeze()

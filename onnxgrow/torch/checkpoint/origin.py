@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,7 @@ class Held:
     """A floating-point constant of the grown file.
 
     Attributes:
-        name: Its name in the grown file.
+        name: Its name in the grown file; with the direction in brackets for one of a bidirectional layer's.
         old_name: That of the original's tensor it comes from.
         aliases: Names of Identity nodes' outputs that stand for it.
         grown: Its value.
@@ -41,6 +41,7 @@ class Held:
         factor: What the entries in ``original`` were multiplied by.
         inserted: Whether only nodes that a growth inserted read it.
         scopes: Paths of the nodes that read it, as tuples of module names.
+        tensor: The name without the direction.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Held:
     factor: float = 1.0
     inserted: bool = False
     scopes: tuple[tuple[str, ...], ...] = ()
+    tensor: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,8 +122,31 @@ def held_constants(model: ir.Model, original: ir.Model | None) -> list[Held]:
         held.scopes = tuple(_scopes(value))
         if held.inserted:
             held.original = None
-        found.append(held)
+        held.tensor = name
+        found += _directions(held) if readers and all(_is_two_way(u.node, u.idx) for u in value.uses()) else [held]
     return found
+
+
+def _is_two_way(node: ir.Node, index: int) -> bool:
+    """Whether a tensor is read as the weights, biases or peepholes of a bidirectional layer."""
+    direction = node.attributes.get("direction")
+    recurrent = node.op_type in ("LSTM", "GRU", "RNN") and index in (1, 2, 3, 7)
+    return recurrent and direction is not None and direction.as_string() == "bidirectional"
+
+
+def _directions(held: Held) -> list[Held]:
+    """The tensors of either direction, which ONNX has in one: a checkpoint holds them apart."""
+    if 0 in held.positions or not held.grown.dim() or held.grown.shape[0] != 2:
+        return [held]
+    return [
+        replace(
+            held,
+            name=f"{held.name}[{i}]",
+            grown=held.grown[i : i + 1],
+            original=None if held.original is None else held.original[i : i + 1],
+        )
+        for i in range(2)
+    ]
 
 
 def _floats(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

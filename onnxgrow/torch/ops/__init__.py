@@ -19,4 +19,5 @@ from onnxgrow.torch.ops import (  # noqa: F401 # imported for what they register
     reduction,
     resize,
     shapes,
+    spectral,
 )

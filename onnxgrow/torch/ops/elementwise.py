@@ -111,7 +111,14 @@ def binary(op: NodeSpec) -> Kernel:
 @register("BitShift")
 def bit_shift(op: NodeSpec) -> Kernel:
     left = op.attr("direction") == "LEFT"
-    return torch.bitwise_left_shift if left else torch.bitwise_right_shift
+
+    def run(x: Tensor, by: Tensor) -> Tensor:
+        # Over int64: PyTorch shifts no unsigned type but the smallest. To the right, its sign bit is not to be copied.
+        bits, count = x.to(torch.int64), by.to(torch.int64)
+        shifted = bits << count if left else (bits >> count) & ((1 << (64 - count)) - 1)
+        return shifted.to(x.dtype)
+
+    return run
 
 
 @register("Mod")

@@ -15,7 +15,9 @@ import onnx_ir as ir
 from onnxgrow.verify.certificate.axis import IntArray
 from onnxgrow.verify.certificate.compare import Tally, nonzero
 from onnxgrow.verify.certificate.facts import KEEP_ZERO
+from onnxgrow.verify.certificate.pairs import turned
 from onnxgrow.verify.certificate.side import Side, input_name, output_names
+from onnxgrow.verify.certificate.state import ProofError
 
 __all__ = ["Box", "is_zero"]
 
@@ -53,9 +55,10 @@ def is_zero(side: Side, name: str, box: Box, tally: Tally, depth: int = 0) -> bo
         }
         return not bool(np.any(reader.read(()) != 0)) if not shape else not nonzero(reader, keep, tally).any()
     entry = side.producer.get(name)
-    if entry is None or side.domain(entry[0]) or side.is_function(entry[0]):
+    if entry is None or side.is_function(entry[0]):
         return False
-    handler = _HANDLERS.get(entry[0].op_type)
+    domain = side.domain(entry[0])
+    handler = _HANDLERS.get(f"{domain}:{entry[0].op_type}" if domain else entry[0].op_type)
     return handler is not None and handler(_Question(side, entry[0], entry[1], box, tally, depth + 1))
 
 
@@ -164,6 +167,13 @@ def _reshape(q: _Question) -> bool:
     return q.ask(0, back)
 
 
+def _tile(q: _Question) -> bool:
+    shape = q.shape(0)
+    if len(shape) != len(q.box) or 0 in shape:
+        return False
+    return q.ask(0, [None if b is None else np.unique(b % n) for b, n in zip(q.box, shape, strict=True)])
+
+
 def _concat(q: _Question) -> bool:
     axis = q.int_attribute("axis", 1) % len(q.box)
     along = q.box[axis]
@@ -227,6 +237,18 @@ def _gather(q: _Question) -> bool:
     return q.ask(0, (*q.box[:axis], looked, *q.box[axis + rank :]))
 
 
+def _rotary(q: _Question) -> bool:
+    """A pair of zeros stays zero when it is turned."""
+    along = q.box[-1]
+    if along is None:
+        return q.ask(0, q.box)
+    try:
+        partner = turned(q.side, q.node).partner
+    except ProofError:
+        return False
+    return q.ask(0, [*q.box[:-1], np.union1d(along, partner[along]).astype(np.int64)])
+
+
 def _matmul(q: _Question) -> bool:
     left, right = q.shape(0), q.shape(1)
     if len(left) < 2 or len(right) < 2:
@@ -270,8 +292,11 @@ _HANDLERS: dict[str, Callable[[_Question], bool]] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Mul": _any,
+    "RotaryEmbedding": _rotary,
+    "com.microsoft:RotaryEmbedding": _rotary,
     "Slice": _slice,
     "Split": _split,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Where": _choice,
 }

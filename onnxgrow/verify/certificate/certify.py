@@ -24,6 +24,7 @@ from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, remove
 from onnxgrow.verify.certificate.claims import Claims
 from onnxgrow.verify.certificate.combinations import Combinations, Pattern
 from onnxgrow.verify.certificate.compare import Tally, compare_constants, compare_values, zero_slabs
+from onnxgrow.verify.certificate.domain import stays_defined
 from onnxgrow.verify.certificate.equality import function_difference
 from onnxgrow.verify.certificate.facts import prove_facts
 from onnxgrow.verify.certificate.formulas import FORMULAS, OPERAND
@@ -363,6 +364,7 @@ class _Run:
             self.tally,
         )
         checker(pair)
+        stays_defined(pair)
         self.ways[f"rule {node.op_type}"] += 1
         self._prove_claims(claims, pair.zeros, pair.squares)
 

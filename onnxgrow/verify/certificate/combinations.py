@@ -123,17 +123,17 @@ class Combinations:
         key = (name, axis, pattern.key)
         if key not in self._known:
             reader = self.side.reader(name)
-            if reader is not None:
-                self._known[key] = _stored(reader, axis, pattern)
-            else:
-                self._known[key] = self._computed(name, axis, pattern, depth)
+            # A value that is made of constants alone is rounded, too: its ops may prove what its numbers do not show.
+            stored = reader is not None and _stored(reader, axis, pattern)
+            self._known[key] = stored or self._computed(name, axis, pattern, depth)
         return self._known[key]
 
     def _computed(self, name: str, axis: int, pattern: Pattern, depth: int) -> bool:
         entry = self.side.producer.get(name)
         if entry is None or self.side.is_function(entry[0]):
             return False
-        handler = _HANDLERS.get(entry[0].op_type) if not self.side.domain(entry[0]) else None
+        domain = self.side.domain(entry[0])
+        handler = _HANDLERS.get(f"{domain}:{entry[0].op_type}" if domain else entry[0].op_type)
         return handler is not None and handler(_Question(self, entry[0], entry[1], axis, pattern, depth + 1))
 
 
@@ -315,6 +315,12 @@ def _expand(q: _Question) -> bool:
     return own is not None and q.ask(0, own)
 
 
+def _tile(q: _Question) -> bool:
+    """Along an axis that keeps its size nothing is repeated."""
+    shape = q.shape(0)
+    return len(shape) == q.rank and shape[q.axis] == q.out_shape[q.axis] and q.ask(0, q.axis)
+
+
 def _concat(q: _Question) -> bool:
     along = q.node.attributes.get_int("axis", 1) % q.rank
     return along != q.axis and all(q.ask(i, q.axis) for i in range(len(q.node.inputs)))
@@ -351,6 +357,23 @@ def _reduce(q: _Question) -> bool:
     return own not in reduced and q.ask(0, own)
 
 
+def _resize(q: _Question) -> bool:
+    """Over other axes than the one asked for it is linear, with the same weights for every channel."""
+    mode = q.node.attributes.get_string("coordinate_transformation_mode", "")
+    policy = q.node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    if mode in ("tf_crop_and_resize", "tf_half_pixel_for_nn") or policy != "stretch":
+        return False
+    given = q.node.attributes.get_ints("axes", ())
+    axes = [a % q.rank for a in given] if given else list(range(q.rank))
+    if q.axis in axes and not (q.has(3) and not q.has(2)):
+        # Before opset 11 the scales are the second input, before opset 9 an attribute.
+        scales = q.side.value(input_name(q.node, 1 if len(q.node.inputs) == 2 else 2))
+        stated = q.node.attributes.get_floats("scales", ()) if scales is None else scales.reshape(-1).tolist()
+        if len(stated) != len(axes) or float(stated[axes.index(q.axis)]) != 1:
+            return False
+    return q.shape(0)[q.axis] == q.out_shape[q.axis] and q.ask(0, q.axis)
+
+
 def _per_channel(q: _Question) -> bool:
     return q.copy and q.axis == 1 and q.ask(0, 1) and all(q.ask(i, 0) for i in range(1, len(q.node.inputs)))
 
@@ -364,6 +387,26 @@ def _norm(q: _Question) -> bool:
     """Copies of normalised entries; what is normalised over is judged where the old entries are."""
     parameters = (i for i in range(1, len(q.node.inputs)) if q.has(i))
     return q.copy and q.output == 0 and q.ask(0, q.axis) and all(q.operand(i) for i in parameters)
+
+
+def _norm_of_sum(q: _Question) -> bool:
+    """Output 3 is the sum; inputs but the first two are vectors over the last axis."""
+    scaled = q.node.op_type == "SkipLayerNormalization"
+    summed = [i for i in (0, 1, 4 if scaled else 3) if q.has(i)]
+    others = [i for i in ((2, 3) if scaled else (2,)) if q.has(i)]
+    if q.output == 3:
+        return all(q.operand(i) for i in summed)
+    return q.copy and q.output == 0 and all(q.operand(i) for i in (*summed, *others))
+
+
+def _norm_of_embeddings(q: _Question) -> bool:
+    """Output 2 is the sum; tables have their features last."""
+    if q.axis != q.rank - 1:
+        return False
+    tables = all(q.ask(i, 1) for i in (2, 3, 4) if q.has(i))
+    if q.output == 2:
+        return tables
+    return q.copy and q.output == 0 and tables and all(q.ask(i, 0) for i in (5, 6) if q.has(i))
 
 
 def _unit_length(q: _Question) -> bool:
@@ -388,8 +431,13 @@ _HANDLERS: dict[str, Callable[[_Question], bool]] = {
     "LpNormalization": _unit_length,
     "MatMul": _matmul,
     "Mul": _product,
+    **dict.fromkeys(("Resize", "Upsample"), _resize),
     "Slice": _slice,
     "Split": _split,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Where": _where,
+    "com.microsoft:EmbedLayerNormalization": _norm_of_embeddings,
+    "com.microsoft:SkipLayerNormalization": _norm_of_sum,
+    "com.microsoft:SkipSimplifiedLayerNormalization": _norm_of_sum,
 }

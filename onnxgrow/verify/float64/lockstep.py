@@ -171,6 +171,8 @@ class _Run:
             try:
                 outputs = self.run.evaluate(node)
             except EvaluationError as e:
+                for value in node.outputs:  # where the original fails, too, that is what is raised here
+                    old.get(self.stands_for.get(value.name or "", ""))
                 raise GrownError(str(e)) from e
             faults = len(found.faults) if node in self.grown.native.epsilons else 0
             read, measured = self._outputs(node, outputs)

@@ -111,7 +111,8 @@ class Origin:
 
 def origins(order: Sequence[ir.Node], fed: Iterable[ir.Value], growth_map: GrowthMap) -> dict[ir.Value, Origin]:
     """The origin of every value that a node of ``order`` computes; ``growth_map`` describes the same model."""
-    found: dict[ir.Value, Origin] = {value: Origin(data=True) for value in fed}
+    # Before IR version 4 every initializer is listed as an input, too: that makes it no data.
+    found: dict[ir.Value, Origin] = {value: Origin(data=True) for value in fed if not value.is_initializer()}
     for node in order:
         origin = Origin()
         for value in values_read(node):

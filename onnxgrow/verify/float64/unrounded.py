@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnxgrow.axis_map import MEAN
 from onnxgrow.concrete.values import constants
 from onnxgrow.growth_map import SCALED, GrowthMap, TensorGrowth
+from onnxgrow.io.copy import copy_model
 
 __all__ = ["unrounded", "with_exact_attributes"]
 
@@ -72,7 +73,7 @@ def with_exact_attributes(original: ir.Model, grown: ir.Model, growth_map: Growt
     }
     if not changes:
         return grown
-    copied = grown.clone()
+    copied = copy_model(grown)  # nodes may stand in any order
     for node in copied.graph:
         key = next((v.name for v in node.outputs if v.name), "") or ""
         if key in changes:

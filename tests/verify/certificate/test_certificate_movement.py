@@ -198,6 +198,9 @@ PASSING: dict[str, Callable[[], Case]] = {
         "t = Transpose<perm=[2,0,1]>(h) u = Trilu(t) v = Transpose<perm=[1,2,0]>(u)",
         {"t": {0: A}, "u": {0: A}, "v": {2: A}},
     ),
+    "reversed sequences": lambda: through(
+        "v = ReverseSequence<batch_axis=0, time_axis=1>(h, n)", {"v": {2: A}}, tensors={"n": i64(1, 2, 2)}
+    ),
     "shape of a grown tensor as reshape operand": lambda: through("s = Shape(h) v = Reshape(h, s)", {"v": {2: A}}),
     "batch norm": lambda: image(
         "v = BatchNormalization(h, g, b, m, s)",

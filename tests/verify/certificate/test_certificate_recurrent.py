@@ -156,3 +156,11 @@ def test_a_hidden_size_that_is_wrong_is_caught() -> None:
     node = next(n for n in grown.model.graph if n.op_type == "LSTM")
     node.attributes["hidden_size"] = ir.AttrInt64("hidden_size", 5)
     assert judge(model, grown).status is TierStatus.FAILED
+
+
+def test_zeros_that_an_einsum_writes_are_proved_and_nothing_less() -> None:
+    model = model_of(f"g {EINSUM}", EINSUM_TENSORS)
+    grown = Widen("w", add=2, method="zero-fan-in").grow(model)
+    assert judge(model, grown).status is TierStatus.PASSED
+    edit(grown, "w", lambda a: a.__setitem__((3, 5), 1e-6))
+    assert judge(model, grown).status is TierStatus.FAILED

@@ -5,6 +5,7 @@ from onnxgrow.verify.certificate.checkers import (
     convolution,
     einsum,
     elementwise,
+    fused_norms,
     gathering,
     indexing,
     linear,
@@ -18,6 +19,7 @@ from onnxgrow.verify.certificate.checkers import (
     reduction,
     resampling,
     reshape,
+    rotary,
     unary,
 )
 
@@ -26,6 +28,7 @@ LOADED = (
     convolution,
     einsum,
     elementwise,
+    fused_norms,
     gathering,
     indexing,
     linear,
@@ -39,6 +42,7 @@ LOADED = (
     reduction,
     resampling,
     reshape,
+    rotary,
     unary,
 )
 

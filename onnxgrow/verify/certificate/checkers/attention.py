@@ -1,14 +1,15 @@
-"""Fused attention and rotary embeddings: every old head reads what it read, with the scale it had.
+"""Fused attention: every old head reads what it read, with the scale it had.
 
 A feature axis of heads × size is taken apart into a map of heads and a map of sizes. Old heads must keep their keys and
 values, whole heads may be new, and over a grown head size of queries and keys one of the two must be zero at the new
-places. Specs: https://onnx.ai/onnx/operators/onnx__Attention.html, https://onnx.ai/onnx/operators/onnx__RotaryEmbedding.html
-and https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+places. Specs: https://onnx.ai/onnx/operators/onnx__Attention.html and
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from onnxgrow.verify.certificate.checkers.common import agree
 from onnxgrow.verify.certificate.compare import nonzero
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
-from onnxgrow.verify.certificate.state import Proved
+from onnxgrow.verify.certificate.state import ProofError, Proved
 
 _MICROSOFT = "com.microsoft"
 
@@ -36,7 +37,7 @@ def check_attention(pair: Pair) -> None:
     _grouped(heads, shared)
     for state in (q, k, v):
         pair.identity((0, 1 if flat else 2), state, "an operand")
-    _sizes_isolated(pair, (q, k), size, flat)
+    _sizes_isolated(pair, [[_Place(0, q, rank - 1)], [_Place(1, k, rank - 1), *_past(pair, 4)]], size)
     _scale(pair, size, None)
     _mask(pair, 3, heads)
     _cache(pair, (4, 5), shared, (size, wide))
@@ -55,20 +56,28 @@ def check_multi_head_attention(pair: Pair) -> None:
     pair.same_attributes("num_heads", "scale")
     require(pair.has(1) and pair.has(2), "queries, keys and values are packed")
     states = [pair.input(i) for i in range(3)]
-    require(all(len(s.axes) == 3 for s in states), "an operand is packed")
+    rank = len(states[1].axes)
+    require(len(states[0].axes) == 3 and len(states[2].axes) == rank and rank in (3, 4), "an operand is packed")
     count = pair.int_attribute("num_heads", 0)
-    parts = [_parts(s, True, count) for s in states]
+    flat = rank == 3
+    parts = [_parts(states[0], True, count), *(_parts(s, flat, count) for s in states[1:])]
     (heads, size), (shared, _), (_, wide) = parts
     _agreeing(parts)
     _follows_source(shared, heads, "the heads of queries and keys")
-    for state in states:
-        pair.identity((0, 1), state, "an operand")
+    pair.identity((0, 1), states[0], "an operand")
+    for state in states[1:]:
+        pair.identity((0, 1 if flat else 2), state, "an operand")
+    operands = [[_Place(0, states[0], 2)], [_Place(1, states[1], rank - 1), *_past(pair, 6)]]
     if pair.has(3):
-        require(not (size < 0).any(), "a bias is added to queries and keys whose head size grew")
+        require(flat, "a bias is added to keys that are laid out by heads")
         bias = pair.input(3)
         joined = _joined([s.axes[2] for s in states])
         require(len(bias.axes) == 1 and np.array_equal(bias.axes[0].source, joined), "the bias does not follow")
-    _sizes_isolated(pair, (states[0], states[1]), size, True)
+        start = 0
+        for operand, state in zip(operands, states[:2], strict=True):
+            operand.append(_Place(3, bias, 0, start, state.axes[2].size))
+            start += state.axes[2].size
+    _sizes_isolated(pair, operands, size)
     _scale(pair, size, 0.0)
     _mask(pair, 5, heads)
     _cache(pair, (6, 7), heads, (size, wide))
@@ -80,8 +89,8 @@ def check_multi_head_attention(pair: Pair) -> None:
 
 @register("Attention", domain=_MICROSOFT)
 def check_packed_attention(pair: Pair) -> None:
-    """The weight's columns are queries, keys and values; no head size of queries and keys may grow in here."""
-    pair.same_attributes("num_heads", "qkv_hidden_sizes")
+    """The weight's columns are queries, keys and values."""
+    pair.same_attributes("num_heads", "qkv_hidden_sizes", "scale")
     x, w = pair.input(0), pair.input(1)
     require(len(x.axes) == 3 and len(w.axes) == 2, "an operand has another rank")
     pair.identity((0, 1), x, "the input")
@@ -89,24 +98,25 @@ def check_packed_attention(pair: Pair) -> None:
     columns = w.axes[1]
     new, old = pair.ints_attribute("qkv_hidden_sizes")
     widths, old_widths = new or (columns.size // 3,) * 3, old or (columns.old_size // 3,) * 3
-    require(sum(widths) == columns.size and sum(old_widths) == columns.old_size, "its parts do not make up the weight")
     count = pair.int_attribute("num_heads", 0)
-    parts = []
-    start = old_start = 0
-    for width, old_width in zip(widths, old_widths, strict=True):
-        source = columns.source[start : start + width]
-        inside = np.where(source < 0, -1, source - old_start)
-        require(((inside < old_width) & (inside >= -1)).all(), "queries, keys and values changed places")
-        parts.append(_split(inside, old_width, count))
-        start, old_start = start + width, old_start + old_width
-    (heads, size), (shared, size_k), (owned, wide) = parts
-    require(np.array_equal(heads, shared) and np.array_equal(heads, owned), "the heads do not agree")
-    require(not (size < 0).any() and np.array_equal(size, size_k), "the head size of queries and keys grew")
+    cut = _cut(columns, widths, old_widths)
+    parts = [_split(source, width, count) for source, width in zip(cut, old_widths, strict=True)]
+    (heads, size), _, (owned, wide) = parts
+    _agreeing(parts)
+    require(np.array_equal(heads, owned), "the heads do not agree")
     _rows_isolated(pair, x, w)
+    starts = (0, widths[0])
+    operands = [[_Place(1, w, 1, start, widths[0])] for start in starts]
     if pair.has(2):
         bias = pair.input(2)
         require(len(bias.axes) == 1, "the bias is no vector")
         agree(bias.axes[0], columns, "the bias and the weight's columns")
+        for operand, start in zip(operands, starts, strict=True):
+            operand.append(_Place(2, bias, 0, start, widths[0]))
+    _sizes_isolated(pair, operands, size)
+    _scale(pair, size, 0.0)
+    rotated = pair.same_int_attribute("do_rotary", 0)
+    require(not (rotated and (size < 0).any()), "the size of heads that are rotated inside grew")
     _same(pair, (3, 4, 6))
     _mask(pair, 5, heads)
     _output(pair, 0, heads, wide, True)
@@ -117,10 +127,19 @@ def check_packed_attention(pair: Pair) -> None:
 def check_group_query_attention(pair: Pair) -> None:
     pair.same_attributes("num_heads", "kv_num_heads")
     q_count, k_count = pair.int_attribute("num_heads", 0), pair.int_attribute("kv_num_heads", 0)
-    require(pair.has(1) and pair.has(2), "queries, keys and values are packed")
-    states = [pair.input(i) for i in range(3)]
+    packed = not pair.has(1)
+    require(packed == (not pair.has(2)), "keys or values are missing")
+    states = [pair.input(i) for i in range(1 if packed else 3)]
     require(all(len(s.axes) == 3 for s in states), "an operand has another rank")
-    parts = [_parts(s, True, c) for s, c in zip(states, (q_count, k_count, k_count), strict=True)]
+    if packed:
+        axis, counts = states[0].axes[2], [(q, k, k) for q, k in zip(q_count, k_count, strict=True)]
+        require(min(map(min, counts)) > 0, "the number of heads is not known")
+        sizes = [n // sum(c) for n, c in zip((axis.size, axis.old_size), counts, strict=True)]
+        widths, old_widths = ([n * h for h in c] for n, c in zip(sizes, counts, strict=True))
+        cut = _cut(axis, widths, old_widths)
+    else:
+        cut, old_widths = [s.axes[2].source for s in states], [s.axes[2].old_size for s in states]
+    parts = [_split(s, n, c) for s, n, c in zip(cut, old_widths, (q_count, k_count, k_count), strict=True)]
     (heads, size), (shared, _), (_, wide) = parts
     _agreeing(parts)
     _grouped(heads, shared)
@@ -136,34 +155,6 @@ def check_group_query_attention(pair: Pair) -> None:
     _output(pair, 0, heads, wide, True)
     _cache_outputs(pair, shared, (size, wide))
     require(3 not in pair.claims or pair.claims[3].identity, "output 3 grew")
-
-
-@register("RotaryEmbedding")
-@register("RotaryEmbedding", domain=_MICROSOFT)
-def check_rotary_embedding(pair: Pair) -> None:
-    """Every head is rotated alike, so heads may be new; their size may not grow."""
-    pair.same_attributes("num_heads")
-    x, claim = pair.input(0), pair.claim()
-    require(len(x.axes) == len(claim.axes), "the rank of the output differs from the input's")
-    for number, (a, b) in enumerate(zip(x.axes, claim.axes, strict=True)):
-        agree(a, b, f"axis {number}")
-    _same(pair, (1, 2, 3))
-    pair.identity((0,), x, "the input")
-    if len(x.axes) == 4:
-        pair.identity((2, 3), x, "the input")
-        require(pair.int_attribute("num_heads", 0)[0] == pair.int_attribute("num_heads", 0)[1], "num_heads changed")
-        return
-    pair.identity((1,), x, "the input")
-    counts = pair.int_attribute("num_heads", 0)
-    if counts == (0, 0):
-        # The head size follows from the angles, whose shape did not change.
-        state = pair.input(2)
-        size = 2 * state.shape[-1]
-        require(pair.same_int_attribute("rotary_embedding_dim", 0) == 0, "the number of heads is not known")
-        require(size and x.axes[2].size % size == x.axes[2].old_size % size == 0, "its features are no heads")
-        counts = (x.axes[2].size // size, x.axes[2].old_size // size)
-    _, inner = _split(x.axes[2].source, x.axes[2].old_size, counts)
-    require(not (inner < 0).any(), "the head size grew")
 
 
 # ---- heads and sizes
@@ -183,6 +174,21 @@ def _split(source: IntArray, old_size: int, counts: tuple[int, int]) -> tuple[In
     expected = np.where(both, heads[:, None] * width + inner[None, :], -1)
     require(np.array_equal(table, expected), "its features are no heads of one size")
     return heads.astype(np.int64), inner.astype(np.int64)
+
+
+def _cut(axis: Axis, widths: Sequence[int], old_widths: Sequence[int]) -> list[IntArray]:
+    """An axis that joins queries, keys and values as a map of each."""
+    fits = sum(widths) == axis.size and sum(old_widths) == axis.old_size
+    require(fits, "its parts do not make up the whole")
+    found = []
+    start = old_start = 0
+    for width, old_width in zip(widths, old_widths, strict=True):
+        source = axis.source[start : start + width]
+        inside = np.where(source < 0, -1, source - old_start)
+        require(((inside < old_width) & (inside >= -1)).all(), "queries, keys and values changed places")
+        found.append(inside)
+        start, old_start = start + width, old_start + old_width
+    return found
 
 
 def _parts(state: Proved, flat: bool, counts: tuple[int, int]) -> tuple[IntArray, IntArray]:
@@ -225,20 +231,37 @@ def _joined(axes: Sequence[Axis]) -> IntArray:
 # ---- what old heads must not see
 
 
-def _sizes_isolated(pair: Pair, states: tuple[Proved, Proved], size: IntArray, flat: bool) -> None:
-    """Queries or keys are zero at the new places of an old head."""
+@dataclass(frozen=True)
+class _Place:
+    """Where an operand lies: the places ``start … start + width − 1`` of an input's axis; width 0 for all of it."""
+
+    index: int
+    state: Proved
+    axis: int
+    start: int = 0
+    width: int = 0
+
+    def zero(self, pair: Pair, size: IntArray, new: IntArray) -> bool:
+        """Whether it is zero at the new places of every old head."""
+        source = self.state.axes[self.axis].source[self.start :][: self.width or None]
+        table = source.reshape(-1, size.size)
+        # New heads read what they like.
+        owned = np.flatnonzero(table.max(axis=1) >= 0)
+        places = self.start + (owned[:, None] * size.size + new[None, :]).reshape(-1)
+        return bool(self.state.zero(self.axis)[places].all()) or pair.is_zero(self.index, self.axis, places)
+
+
+def _past(pair: Pair, index: int) -> list[_Place]:
+    """Past keys of [batch, heads, sequence, size]: they are read like the present ones."""
+    given = index < pair.count() and pair.has(index)
+    return [_Place(index, pair.input(index), 3)] if given else []
+
+
+def _sizes_isolated(pair: Pair, operands: Sequence[Sequence[_Place]], size: IntArray) -> None:
+    """Queries or keys are zero at the new places of an old head, with all that is added to them inside."""
     new = np.flatnonzero(size < 0)
-    if not new.size:
-        return
-    for index, state in enumerate(states):
-        axis = len(state.axes) - 1
-        table = state.axes[axis].source.reshape(-1, size.size)
-        # New heads read what they like; without a features axis of its own, all heads are meant.
-        owned = np.flatnonzero(table.max(axis=1) >= 0) if flat else np.zeros(1, np.int64)
-        places = (owned[:, None] * size.size + new[None, :]).reshape(-1)
-        if state.zero(axis)[places].all() or pair.is_zero(index, axis, places):
-            return
-    require(False, "queries and keys are multiplied at new places of a head, and neither is proved zero there")
+    if new.size and not any(all(place.zero(pair, size, new) for place in places) for places in operands):
+        raise ProofError("queries and keys are multiplied at new places of a head, and neither is proved zero there")
 
 
 def _rows_isolated(pair: Pair, x: Proved, w: Proved) -> None:

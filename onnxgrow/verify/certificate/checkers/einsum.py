@@ -13,25 +13,21 @@ from onnxgrow.verify.certificate.compare import nonzero
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 from onnxgrow.verify.certificate.state import Proved
+from onnxgrow.verify.equation import letters
 
 
 @register("Einsum")
 def check_einsum(pair: Pair) -> None:
     pair.same_attributes()
-    equation = pair.node.attributes.get_string("equation", "").replace(" ", "")
-    require("." not in equation and equation, "an ellipsis is not known")
-    left, arrow, result = equation.partition("->")
-    terms = left.split(",")
-    if not arrow:
-        every = "".join(terms)
-        result = "".join(sorted(c for c in set(every) if every.count(c) == 1))
+    terms, result = letters(pair.node)
+    require("." not in result and not any("." in t for t in terms), "an ellipsis is not known")
     require(len(terms) == pair.count(), "the equation does not fit the number of inputs")
     claim = pair.claim()
     states = [pair.input(i) for i in range(len(terms))]
     axes: dict[str, Axis] = {}
-    for letters, state in zip(terms, states, strict=True):
-        require(len(letters) == len(state.axes) == len(set(letters)), "a letter stands twice, or the rank differs")
-        for letter, axis in zip(letters, state.axes, strict=True):
+    for term, state in zip(terms, states, strict=True):
+        require(len(term) == len(state.axes) == len(set(term)), "a letter stands twice, or the rank differs")
+        for letter, axis in zip(term, state.axes, strict=True):
             agree(axis, axes.setdefault(letter, axis), f"axis {letter!r}")
     require(len(result) == len(claim.axes), "the rank of the output does not follow from the equation")
     for letter, axis in zip(result, claim.axes, strict=True):
@@ -39,15 +35,36 @@ def check_einsum(pair: Pair) -> None:
     for letter, axis in axes.items():
         if letter not in result and not axis.identity:
             _closed(pair, letter, axis, terms, states, result)
+    pair.zeros[0] = lambda: {i: _zeros(pair, letter, axes[letter], terms, states) for i, letter in enumerate(result)}
+
+
+def _zeros(pair: Pair, letter: str, axis: Axis, terms: list[str], states: list[Proved]) -> Mask:
+    """Where along a letter of the result every product has a factor that is zero, in old terms and in new ones."""
+    holders = [i for i, term in enumerate(terms) if letter in term]
+    zero: Mask = np.logical_or.reduce([states[i].zero(terms[i].index(letter)) for i in holders])
+    for index in holders:
+        reader, left = pair.reader(index), np.flatnonzero(axis.new & ~zero)
+        if reader is None or not left.size:
+            continue
+        own = terms[index].index(letter)
+        keep: dict[int, IntArray] = {own: left}
+        for number, other in enumerate(terms[index]):
+            read = [states[i].zero(t.index(other)) for i, t in enumerate(terms) if other in t and i != index]
+            if number != own and read:
+                keep[number] = np.flatnonzero(~np.logical_or.reduce(read))
+        found = nonzero(reader, keep, pair.tally)
+        place = sorted(keep).index(own)
+        zero[left] = ~found.any(axis=tuple(k for k in range(found.ndim) if k != place))
+    return zero
 
 
 def _closed(pair: Pair, letter: str, axis: Axis, terms: list[str], states: list[Proved], result: str) -> None:
     """At every new index of a summed letter some factor of each old output's terms is zero."""
     open_terms: Mask = axis.new.copy()
-    for index, (letters, state) in enumerate(zip(terms, states, strict=True)):
-        if letter not in letters:
+    for index, (term, state) in enumerate(zip(terms, states, strict=True)):
+        if letter not in term:
             continue
-        own = letters.index(letter)
+        own = term.index(letter)
         open_terms &= ~state.zero(own)
         reader = pair.reader(index)
         left = np.flatnonzero(open_terms)
@@ -58,7 +75,7 @@ def _closed(pair: Pair, letter: str, axis: Axis, terms: list[str], states: list[
                 open_terms[:] = False
             continue
         keep: dict[int, IntArray] = {own: left}
-        for number, other in enumerate(letters):
+        for number, other in enumerate(term):
             if other in result and not state.axes[number].identity:
                 keep[number] = np.flatnonzero(state.axes[number].source >= 0)
         found = nonzero(reader, keep, pair.tally)

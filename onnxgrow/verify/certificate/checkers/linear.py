@@ -101,7 +101,8 @@ def free_zeros(a: Operand, b: Operand) -> Mask:
 @register("MatMul")
 def check_matmul(pair: Pair) -> None:
     pair.same_attributes()
-    x, y, claim = pair.input(0), pair.input(1), pair.claim()
+    x, y, claim = pair.scaled(0), pair.scaled(1), pair.claim()
+    pair.squares[0] = x.square * y.square
     rank_x, rank_y = len(x.axes), len(y.axes)
     require(rank_x and rank_y, "an operand is a scalar")
     a = Operand(x, pair.reader(0), rank_x - 2 if rank_x > 1 else None, rank_x - 1, "the left operand is")
@@ -148,7 +149,8 @@ def check_matmul(pair: Pair) -> None:
 def check_gemm(pair: Pair) -> None:
     # Only the layout attributes and factors exist; all must be the same (alpha and beta bit for bit).
     pair.same_attributes()
-    x, y, claim = pair.input(0), pair.input(1), pair.claim()
+    x, y, claim = pair.scaled(0), pair.scaled(1), pair.claim()
+    pair.squares[0] = x.square * y.square
     trans_a, trans_b = pair.same_int_attribute("transA", 0), pair.same_int_attribute("transB", 0)
     require(len(x.axes) == len(y.axes) == len(claim.axes) == 2, "it is not two-dimensional")
     a = Operand(x, pair.reader(0), 1 if trans_a else 0, 0 if trans_a else 1, "A is")
@@ -158,8 +160,9 @@ def check_gemm(pair: Pair) -> None:
     agree(x.axes[a.free], claim.axes[0], "rows")
     agree(y.axes[b.free], claim.axes[1], "columns")
     contract(pair, a, b)
-    bias = pair.input(2) if pair.has(2) else None
+    bias = pair.scaled(2) if pair.has(2) else None
     if bias is not None:
+        require(bias.square == pair.squares[0], "its operands are multiplied differently")
         broadcast_axes(bias, claim.axes, "C")
 
     def zeros() -> Zeros:

@@ -42,6 +42,7 @@ def check_fused_matmul(pair: Pair) -> None:
 def check_fused_gemm(pair: Pair) -> None:
     """Gemm and an activation, of which nothing is said about zeros."""
     check_gemm(pair)
+    require(pair.squares[0] == 1, "an operand is multiplied in front of its activation")
     pair.zeros.clear()
 
 

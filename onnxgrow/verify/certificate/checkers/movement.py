@@ -1,4 +1,4 @@
-"""Ops that move data along axes: Transpose, Concat, Split, Slice, Expand, Tile, Trilu, DepthToSpace, SpaceToDepth.
+"""Ops that move data along axes, from Transpose and Concat to Trilu, ReverseSequence and DepthToSpace.
 
 Each is an index map per axis; at every old index of the output the input must have been read where the
 original reads.
@@ -221,6 +221,21 @@ def check_trilu(pair: Pair) -> None:
     pair.identity((rank - 2, rank - 1), x, "the input")
     _identities(pair, x.axes, claim.axes, -1)
     pair.zeros[0] = lambda: x.zeros
+
+
+@register("ReverseSequence")
+def check_reverse_sequence(pair: Pair) -> None:
+    """Moves entries along time, by lengths for each batch entry: neither axis may have grown, nor the lengths."""
+    pair.same_attributes()
+    x, claim = pair.input(0), pair.claim()
+    rank = len(x.axes)
+    require(rank >= 2, "its input is no sequence")
+    named = (("batch_axis", 1), ("time_axis", 0))
+    moved = tuple(pair.axis(pair.same_int_attribute(name, default), rank) for name, default in named)
+    pair.identity(moved, x, "the input")
+    require(pair.input(1).identity, "the lengths grew")
+    _identities(pair, x.axes, claim.axes, -1)
+    pair.zeros[0] = lambda: carry_zeros(x, ((axis, axis) for axis in range(rank) if axis not in moved))
 
 
 @register("DepthToSpace")

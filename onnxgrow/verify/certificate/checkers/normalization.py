@@ -7,6 +7,7 @@ grow by whole groups. Specs: https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -120,40 +121,59 @@ def check_group_normalization(pair: Pair) -> None:
         pair.zeros[0] = zeros
 
 
-def _statistics_over_grown(
-    pair: Pair, x: Proved, grown: list[int], normalised: list[int], states: list[Proved]
+def statistics_over_grown(
+    pair: Pair,
+    summands: Sequence[tuple[Proved, int]],
+    parameters: Sequence[Proved],
+    *,
+    centred: bool,
+    epsilon: float = 1e-5,
+    inverse: int | None = None,
 ) -> None:
     """A norm over an axis that grew from n to n' entries computes the same for the old ones in three cases.
 
     New entries that are the mean of the old ones keep the mean and make the variance n/n' of what it was; zeros do the
     same to a mean square. Then ε has to be n/n' of what it was, and the scale its root. Copies, each old entry equally
     often, change nothing.
+
+    Args:
+        pair: The node.
+        summands: What is added up before, each with its axis that the statistics are taken over.
+        parameters: The scale, then perhaps a shift.
+        centred: Whether it takes the mean away.
+        epsilon: Default of the attribute.
+        inverse: Output that is one over the deviation.
+
+    Raises:
+        ProofError: None of the three is proved, or the compensation is not the one that it needs.
     """
-    require(len(grown) == 1, "it normalises over several axes that grew")
-    number = grown[0]
-    axis = x.axes[number]
-    if repeated(x, number):
+    if all(repeated(*summand) for summand in summands):
+        sources = [state.claim.copies[number] for state, number in summands]
+        require(all(np.array_equal(s, sources[0]) for s in sources), "it adds up copies of different entries")
         pair.same_attributes()
-        require(all(state.square == 1 for state in states), "a parameter is multiplied")
+        require(all(state.square == 1 for state in parameters), "a parameter is multiplied")
         return
-    centred = pair.node.op_type == "LayerNormalization"
-    kept = x.claim.mean.get(number) if centred else x.zero(number)
     what = "the mean of the old ones" if centred else "zero"
-    require(kept is not None and bool(np.all(kept[axis.new])), f"it normalises over new entries that are not {what}")
-    require(not centred or (normalised == grown and not x.claim.weights), "it normalises over further axes")
+    for state, number in summands:
+        kept = state.claim.mean.get(number) if centred else state.zero(number)
+        holds = kept is not None and bool(np.all(kept[state.axes[number].new]))
+        require(holds, f"it normalises over new entries that are not {what}")
+        require(not state.claim.weights, "it normalises over a weighted mean")
     pair.same_attributes("epsilon")
+    axis = summands[0][0].axes[summands[0][1]]
     ratio = Fraction(axis.old_size, axis.size)
     old = pair.original.attributes.get("epsilon")
-    before = np.float64(np.float32(1e-5 if old is None else old.as_float()))
-    new = np.float32(pair.float_attribute("epsilon", 1e-5))
+    before = np.float64(np.float32(epsilon if old is None else old.as_float()))
+    new = np.float32(pair.float_attribute("epsilon", epsilon))
     require(new == np.float32(before * float(ratio)), "its epsilon did not shrink with the share of old entries")
-    require(bool(states) and states[0].square == ratio, "its scale is not multiplied by the root of that share")
-    require(all(state.square == 1 for state in states[1:]), "its shift is multiplied")
-    for index in pair.claims:
-        pair.squares[index] = Fraction(1) if index == 0 or (centred and index == 1) else 1 / ratio
+    require(bool(parameters) and parameters[0].square == ratio, "its scale is not multiplied by the root of that share")
+    require(all(state.square == 1 for state in parameters[1:]), "its shift is multiplied")
+    if inverse is not None and inverse in pair.claims:
+        pair.squares[inverse] = 1 / ratio
     if 0 in pair.claims:
         claim = pair.claims[0]
-        shifts = [operand_zero(state, claim.axes, number) for state in states[1:]]
+        number = len(claim.axes) - len(summands[0][0].axes) + summands[0][1]
+        shifts = [operand_zero(state, claim.axes, number) for state in parameters[1:]]
         pair.zeros[0] = lambda: {number: np.logical_and.reduce([axis.new, *shifts])}
 
 
@@ -164,8 +184,12 @@ def check_layer_normalization(pair: Pair) -> None:
     first = pair.axis(pair.same_int_attribute("axis", -1), rank)
     states = [pair.scaled(index) for index in range(1, pair.count()) if pair.has(index)]
     grown = [number for number in range(first, rank) if not x.axes[number].identity]
+    centred = pair.node.op_type == "LayerNormalization"
     if grown:
-        _statistics_over_grown(pair, x, grown, [n for n in range(first, rank) if x.axes[n].size > 1], states)
+        require(len(grown) == 1, "it normalises over several axes that grew")
+        alone = grown == [n for n in range(first, rank) if x.axes[n].size > 1]
+        require(alone or not centred or repeated(x, grown[0]), "it normalises over further axes")
+        statistics_over_grown(pair, [(x, grown[0])], states, centred=centred, inverse=2 if centred else 1)
     else:
         pair.same_attributes()
         require(all(state.square == 1 for state in states), "a parameter is multiplied")

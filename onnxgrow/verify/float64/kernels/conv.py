@@ -17,7 +17,7 @@ from onnxgrow.verify.float64.kernels.pieces import is_large, pieces, whole
 from onnxgrow.verify.float64.kernels.registry import Array, Call, kernel
 from onnxgrow.verify.float64.kernels.windows import Window, pad, window_of
 
-__all__: list[str] = []
+__all__ = ["transposed_sizes"]
 
 COLUMNS = 4_000_000
 """Elements of the column matrix that are laid out at a time (32 MB of doubles)."""
@@ -95,24 +95,30 @@ def _pointwise(x: Array, w: Array, window: Window, group: int) -> Array:
 
 
 def _columns(x: Array, w: Array, window: Window, group: int) -> Array:
-    """Columns times weights, for one image and group and a band of output rows at a time."""
+    """Columns times weights, for one group, a band of output rows and as many images as there is room for at a time.
+
+    A product with few columns waits for the weights: small images are better taken together.
+    """
     batch, per_group = x.shape[0], x.shape[1] // group
     weights = w.reshape(group, w.shape[0] // group, -1)
     y = np.empty((batch, group, w.shape[0] // group, *window.out))
     taps = [cells for _, cells in window.taps()]
     height = per_group * len(taps)
     band = max(1, COLUMNS // max(height * math.prod(window.out[1:]), 1))
+    images = max(1, COLUMNS // max(height * math.prod(window.out), 1))
     stride = window.strides[0]
-    for first in range(0, window.out[0], band):
-        rows = min(band, window.out[0] - first)
-        columns = np.empty((per_group, len(taps), rows, *window.out[1:]))
-        for n, g in np.ndindex(batch, group):
-            image = x[n, g * per_group : (g + 1) * per_group]
+    for first, at in itertools.product(range(0, window.out[0], band), range(0, batch, images)):
+        rows, count = min(band, window.out[0] - first), min(images, batch - at)
+        columns = np.empty((per_group, len(taps), count, rows, *window.out[1:]))
+        for g in range(group):
+            part = x[at : at + count, g * per_group : (g + 1) * per_group].swapaxes(0, 1)
             for i, (row, *others) in enumerate(taps):
                 start = row.start + first * stride
-                columns[:, i] = image[(slice(None), slice(start, start + (rows - 1) * stride + 1, stride), *others)]
+                cells = (slice(start, start + (rows - 1) * stride + 1, stride), *others)
+                columns[:, i] = part[(slice(None), slice(None), *cells)]
             found = np.matmul(weights[g], columns.reshape(height, -1))
-            y[n, g, :, first : first + rows] = found.reshape(-1, rows, *window.out[1:])
+            found = found.reshape(-1, count, rows, *window.out[1:]).swapaxes(0, 1)
+            y[at : at + count, g, :, first : first + rows] = found
     return y.reshape(batch, w.shape[0], *window.out)
 
 
@@ -123,7 +129,7 @@ def _conv_transpose(call: Call) -> tuple[Array]:
     kernel_shape = w.shape[2:]
     strides = call.attr("strides") or (1,) * rank
     dilations = call.attr("dilations") or (1,) * rank
-    begins, sizes = _transposed_sizes(call, x.shape[2:], kernel_shape, strides, dilations)
+    begins, sizes = transposed_sizes(call, x.shape[2:], kernel_shape, strides, dilations)
     full = [
         (n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(x.shape[2:], strides, kernel_shape, dilations, strict=True)
     ]
@@ -151,14 +157,14 @@ def _conv_transpose(call: Call) -> tuple[Array]:
     return (y if bias is None else y + bias.reshape(-1, *[1] * rank),)
 
 
-def _transposed_sizes(
+def transposed_sizes(
     call: Call,
     sizes: tuple[int, ...],
     kernel_shape: tuple[int, ...],
     strides: tuple[int, ...],
     dilations: tuple[int, ...],
 ) -> tuple[list[int], list[int]]:
-    """Leading padding and output size of each spatial axis."""
+    """Leading padding and output size of each spatial axis of a ConvTranspose."""
     rank = len(sizes)
     extra = call.attr("output_padding") or (0,) * rank
     full = [

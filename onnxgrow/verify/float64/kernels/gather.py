@@ -1,8 +1,9 @@
-"""Sampling by index: Gather, GatherElements and GridSample.
+"""Sampling by index: Gather, GatherElements, GridSample and OneHot.
 
-Spec: https://onnx.ai/onnx/operators/onnx__Gather.html, …GatherElements.html, …GridSample.html . The reference
-implementation of GatherElements fails on indices of fewer rows than the data, and GridSample's computes coordinates in
-float32. Gather is here to read no more of a large table than the rows it needs.
+Spec: https://onnx.ai/onnx/operators/onnx__Gather.html, …GatherElements.html, …GridSample.html, …OneHot.html . The
+reference implementation of GatherElements fails on indices of fewer rows than the data, GridSample's computes
+coordinates in float32, and OneHot's fails on a depth of rank 1. Gather is here to read no more of a large table than
+the rows it needs.
 """
 
 from __future__ import annotations
@@ -108,3 +109,13 @@ def _neighbours(place: Array, mode: str) -> list[tuple[Array, Array]]:
     if mode == "linear":
         return [(base, 1 - t), (base + 1, t)]
     return [(base + k - 1, weight) for k, weight in enumerate(_cubic(t))]
+
+
+@kernel("OneHot")
+def _one_hot(call: Call) -> tuple[Array]:
+    indices, depth, (off, on) = call.inputs
+    classes = int(np.asarray(depth).reshape(-1)[0])
+    axis = int(call.attr("axis", -1)) % (indices.ndim + 1)
+    wrapped = np.expand_dims(np.where(indices < 0, indices + classes, indices), axis)
+    column = np.arange(classes).reshape(-1, *[1] * (indices.ndim - axis))
+    return (np.where(wrapped == column, on, off),)

@@ -96,6 +96,20 @@ def _skip_rms_norm(call: Call) -> tuple[Array, ...]:
     return (y * gamma, np.zeros_like(inverse), inverse, total)
 
 
+@kernel("EmbedLayerNormalization", domain="com.microsoft")
+def _embedding_norm(call: Call) -> tuple[Array, ...]:
+    tokens, segments, words, places, kinds, gamma, beta = (call.input(i) for i in range(7))
+    mask, positions = call.input(7), call.input(8)
+    order = np.arange(tokens.shape[1])[None, :] if positions is None else positions
+    total = words[tokens] + places[order]
+    if segments is not None:
+        total = total + kinds[segments]
+    y, _, _ = _standardise(total, (2,), call.attr("epsilon", 1e-12))
+    # How many entries of each row are not padding; zero where that is not asked for.
+    counts = np.zeros(len(tokens)) if mask is None else (mask == 1).sum(axis=1)
+    return (y * gamma + beta, counts.astype(np.int32), total)
+
+
 @kernel("LpNormalization")
 def _lp_norm(call: Call) -> tuple[Array]:
     x, p = call.inputs[0], call.attr("p", 2)

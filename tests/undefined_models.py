@@ -1,0 +1,48 @@
+"""Networks in front of whose last layer an operator is undefined somewhere, kept away from there or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from support import model_of
+
+__all__ = ["SAFE", "UNSAFE", "network"]
+
+POSITIVE = {"u": np.ones((4, 6), np.float32), "v": (6, 3)}
+"""Weights that have learned to give positive sums for positive inputs; new ones have not."""
+
+
+def network(body: str, **weights: np.ndarray | np.generic) -> ir.Model:
+    text = f"g (float[n,4] x) => (float[n,3] y) {{ s = Abs(x)  h = MatMul(s, u)  {body}  y = MatMul(z, v) }}"
+    return model_of(text, {**POSITIVE, **weights}, opset=18)
+
+
+ONE, EPSILON, HALF = np.float32(1), np.float32(1e-6), np.float32(0.5)
+SAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic]]] = {
+    "logarithm of a square plus epsilon": ("q = Mul(h, h)  e = Add(q, one)  z = Log(e)", {"one": EPSILON}),
+    "quotient by what is clipped": ("e = Clip(h, one)  z = Div(h, e)", {"one": EPSILON}),
+    "quotient by 1 + exp": ("n = Neg(h)  e = Exp(n)  d = Add(e, one)  z = Div(h, d)", {"one": ONE}),
+    "root of a magnitude": ("e = Abs(h)  z = Sqrt(e)", {}),
+    "square": ("z = Pow(h, two)", {"two": np.float32(2)}),
+    "cube": ("z = Pow(h, three)", {"three": np.float32(3)}),
+    "quotient by a constant for each channel": ("z = Div(h, c)", {"c": np.full(6, 2, np.float32)}),
+    "reciprocal of a maximum": ("e = Max(h, one)  z = Reciprocal(e)", {"one": ONE}),
+    "power of each channel": ("e = Abs(h)  d = Add(e, one)  z = Pow(d, c)", {"one": ONE, "c": np.full(6, 0.3, "f")}),
+    "inverse cosine of what lies between": ("t = Tanh(h)  z = Acos(t)", {}),
+    "quotient by an exponential": ("e = Exp(h)  z = Div(h, e)", {}),
+    "quotient by a norm over all channels": ("e = ReduceL2(h, one)  z = Div(h, e)", {"one": np.array([1])}),
+}
+UNSAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic], str]] = {
+    "logarithm": ("z = Log(h)", {}, "takes its logarithm"),
+    "root": ("z = Sqrt(h)", {}, "takes its root"),
+    "quotient": ("z = Div(one, h)", {"one": ONE}, "divides by it"),
+    "quotient by a constant in front": (
+        "d = Sigmoid(h)  e = Add(d, c)  z = Div(h, e)",
+        {"c": np.ones(6, "f")},
+        "divides",
+    ),
+    "reciprocal": ("r = Relu(h)  z = Reciprocal(r)", {}, "divides by it"),
+    "half power": ("z = Pow(h, half)", {"half": HALF}, "takes a power of it"),
+    "computed power": ("z = Pow(h, h)", {}, "takes a power of it"),
+    "inverse cosine": ("z = Acos(h)", {}, "may lie outside -1 to 1, where Acos has no value"),
+}
