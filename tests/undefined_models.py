@@ -30,6 +30,26 @@ SAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic]]] = {
     "power of each channel": ("e = Abs(h)  d = Add(e, one)  z = Pow(d, c)", {"one": ONE, "c": np.full(6, 0.3, "f")}),
     "inverse cosine of what lies between": ("t = Tanh(h)  z = Acos(t)", {}),
     "quotient by an exponential": ("e = Exp(h)  z = Div(h, e)", {}),
+    "root of a cast": ("e = Abs(h)  c = Cast<to = 11>(e)  r = Sqrt(c)  z = Cast<to = 1>(r)", {}),
+    "quotient by a sum of what is positive": (
+        "e = Abs(h)  p = Add(e, one)  d = CumSum(p, first)  z = Div(h, d)",
+        {"one": ONE, "first": np.int64(0)},
+    ),
+    "logarithm of a sum of what is positive": (
+        "e = Abs(h)  p = Add(e, one)  t = Unsqueeze(p, last)  z = ReduceLogSum<keepdims = 0>(t, last)",
+        {"one": ONE, "last": np.array([2])},
+    ),
+    "computed power of a positive constant": ("t = Tanh(h)  z = Pow(one, t)", {"one": ONE}),
+    "logarithm behind a border of its own entries": (
+        'e = Exp(h)  p = Add(e, one)  b = Pad<mode = "edge">(p, pads)  l = Log(b)  z = Slice(l, from, to, first)',
+        {
+            "one": ONE,
+            "pads": np.array([1, 0, 0, 0]),
+            "from": np.array([1]),
+            "to": np.array([99]),
+            "first": np.array([0]),
+        },
+    ),
     "quotient by a norm over all channels": ("e = ReduceL2(h, one)  z = Div(h, e)", {"one": np.array([1])}),
 }
 UNSAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic], str]] = {
@@ -44,5 +64,27 @@ UNSAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic], str]] = {
     "reciprocal": ("r = Relu(h)  z = Reciprocal(r)", {}, "divides by it"),
     "half power": ("z = Pow(h, half)", {"half": HALF}, "takes a power of it"),
     "computed power": ("z = Pow(h, h)", {}, "takes a power of it"),
+    "computed power of a negative constant": ("z = Pow(minus, h)", {"minus": -ONE}, "is a power of"),
+    "quotient by what is cut to whole numbers": (
+        "e = Abs(h)  p = Add(e, half)  i = Cast<to = 7>(p)  d = Cast<to = 1>(i)  z = Div(h, d)",
+        {"half": HALF},
+        "divides",
+    ),
+    "quotient by sums that begin with nothing": (
+        "e = Abs(h)  p = Add(e, one)  d = CumSum<exclusive = 1>(p, first)  z = Div(h, d)",
+        {"one": ONE, "first": np.int64(0)},
+        "divides",
+    ),
+    "quotient by what a mask keeps": (
+        "e = Exp(h)  p = Add(e, one)  k, m = Dropout(p)  d = Cast<to = 1>(m)  z = Div(h, d)",
+        {"one": ONE},
+        "divides",
+    ),
+    "logarithm of a sum": (
+        "t = Unsqueeze(h, last)  z = ReduceLogSum<keepdims = 0>(t, last)",
+        {"last": np.array([2])},
+        "takes its logarithm",
+    ),
+    "inverse hyperbolic tangent": ("t = Tanh(h)  z = Atanh(t)", {}, "may lie outside -1 to 1"),
     "inverse cosine": ("z = Acos(h)", {}, "may lie outside -1 to 1, where Acos has no value"),
 }

@@ -37,8 +37,9 @@ HEAD = """# Architectures
 
 Written by `python -m tools.architectures`; do not edit. The networks are those of `tools/exports`, small, with random
 weights and randomised norms, written by the exporters of PyTorch (`legacy`: TorchScript, `kept`: the same with names of
-parameters and batch normalisation kept, `dynamo`: the newer one) and by quantisers and converters (`qdq`, `qoperator`,
-`dynamic`, `fp16`, `bf16`).
+parameters and batch normalisation kept, `dynamo`: the newer one) and by quantisers and converters (`qdq`, `dynamic`,
+`fp16`, `bf16`). A network that has no line for an exporter was not tried in that form, and nothing is said of it; of
+quantised files with integer operators (QLinearConv and the like) there are only the `dynamic` ones.
 
 Every growable channel set, residual streams included (`--residual`), grew together with all others, each by another
 number of channels, and some grew alone. *Growable* counts linear weights of which a channel axis can grow, *grown* the
@@ -46,7 +47,9 @@ ones with more channels in the result. *Difference* is the largest one of any ou
 bound: ten times the measured noise floor, at least ten machine epsilons. *float64* is the largest one of any old entry
 of any value in double precision. *Dead* sets grew exactly, and are named because nothing in them learns on the inputs
 tried. *Refused* files hold no linear weight that can grow, *unrunnable* ones do not run in ONNX Runtime on a CPU;
-nothing is written for them.
+nothing is written for them. Weights that integer operators multiply, and those of unrunnable files, are in no column:
+the percentages would be lower with them. The reasons at the end are the last one of each set that stays, without those
+that say nothing of the architecture.
 """
 
 Row = Mapping[str, Any]

@@ -39,6 +39,8 @@ __all__ = ["Row", "examine", "main"]
 
 HERE = Path(__file__).resolve().parent.parent
 LEAST = 1e-5
+LONGEST = 10.0
+"""Norm that gradients are cut to: a larger step may leave where a network is defined, such as logarithms."""
 
 Arrays = list[Any]
 
@@ -95,6 +97,8 @@ def gap(wanted: Arrays, given: Arrays) -> float:
         if not np.array_equal(np.isfinite(p), np.isfinite(q)):
             return float("inf")
         finite = np.isfinite(p)
+        if finite.size and not finite.any():
+            return float("inf")  # there is nothing to compare
         scale = float(np.abs(p[finite]).max(initial=0.0)) or 1.0
         worst = max(worst, float(np.abs(p[finite] - q[finite]).max(initial=0.0)) / scale)
     return worst
@@ -149,6 +153,7 @@ def _examine(row: Row, path: Path, feeds: Mapping[str, Any]) -> None:
         for k, p in module.named_onnx_parameters()
         if p.grad is None or not bool(p.grad.any())
     ]
+    torch.nn.utils.clip_grad_norm_(module.parameters(), LONGEST)
     optimizer.step()
     module.eval()
     written = module.to_onnx().SerializeToString()

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxgrow.algebra import Term
 from onnxgrow.analysis.follower import (
     HALF,
+    KEEPS_ZERO,
     MOVES,
     NONE,
     PASSES,
@@ -32,10 +33,6 @@ from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 
 __all__ = ["follow"]
 
-KEEPS_ZERO = frozenset(
-    "Asin Asinh Atan Celu Elu Erf Gelu HardSwish LeakyRelu Mish Selu Sin Sinh Softsign Swish Tan Tanh".split()
-)
-"""Functions with f(0) = 0 that pass a gradient there."""
 PER_CHANNEL = frozenset(
     (
         "Abs Acos Acosh Asinh Atanh Ceil Clip Cos Cosh Exp Floor HardSigmoid Log Max Min PRelu Reciprocal Relu Round "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.algebra import Term
@@ -35,6 +36,16 @@ LINEAR = frozenset("Conv Gather Gemm MatMul".split())
 """Ops whose constant can make new outputs that combine the old ones."""
 FLAT = frozenset("Abs Ceil Clip Floor Relu Round Shrink Sign Sqrt ThresholdedRelu".split())
 """Ops with f(0) = 0 whose derivative at 0 is 0, infinite or undefined: frameworks return no useful gradient."""
+KEEPS_ZERO = frozenset(
+    "Asin Asinh Atan Celu Elu Erf Gelu HardSwish LeakyRelu Mish Selu Sin Sinh Softsign Swish Tan Tanh".split()
+)
+"""Functions with f(0) = 0 that pass a gradient there."""
+NORMALISING = frozenset("BatchNormalization InstanceNormalization".split())
+"""Ops that turn new channels of zeros into zeros: new entries of their shift are 0."""
+UNSAID = FLAT | frozenset("GlobalMaxPool InstanceNormalization Max MaxPool Min".split())
+"""Ops that may give zeros for zeros, though no fact of their output says so."""
+SILENT = UNSAID | KEEPS_ZERO | NORMALISING | PASSES | MOVES | frozenset("AveragePool GlobalAveragePool Mul".split())
+"""Ops that may pass on zeros of which no fact says that they are any."""
 
 
 class Impossible(Exception):
@@ -205,12 +216,25 @@ class Follower:
                 self.silent.add(output.name)
 
     def _is_silent(self, node: ir.Node) -> bool:
-        """Whether new channels that are zero come out as zeros through which nothing learns: |x| at 0."""
-        if node.op_type not in FLAT | PASSES | MOVES | {"Mul"}:
+        """Whether new channels that are zero come out as zeros that no fact speaks of: |x| at 0.
+
+        What reads them has to be zero for the new channels then, so neither side ever gets a gradient.
+        """
+        if node.op_type not in SILENT or not self._leaves_zero(node):
             return False
-        names = [self.name(node, i) for i in range(len(node.inputs)) if self.carries(self.dims.at((node, i)))]
-        quiet = [n in self.silent or (node.op_type in FLAT and self.states.get(n, ("",))[0] == ZERO) for n in names]
+        places = range(1 if node.op_type in NORMALISING else len(node.inputs))
+        names = [self.name(node, i) for i in places if self.carries(self.dims.at((node, i)))]
+        quiet = [n in self.silent or (node.op_type in UNSAID and self.states.get(n, ("",))[0] == ZERO) for n in names]
         return any(quiet) if node.op_type == "Mul" else bool(quiet) and all(quiet)
+
+    def _leaves_zero(self, node: ir.Node) -> bool:
+        """Whether a Max or Min of zeros and of what does not carry the atom is zero; so with other ops."""
+        if node.op_type not in ("Max", "Min"):
+            return True
+        names = [self.name(node, i) for i in range(len(node.inputs)) if not self.carries(self.dims.at((node, i)))]
+        others = [self.network.concrete.values.get(name) for name in names]
+        sign = 1 if node.op_type == "Max" else -1
+        return all(v is not None and bool((np.asarray(v, np.float64) * sign <= 0).all()) for v in others)
 
     def unknown(self, node: ir.Node) -> State:
         self.plain(node)

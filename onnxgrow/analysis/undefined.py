@@ -25,20 +25,25 @@ SMALLEST = 1e-30
 """Least magnitude of a divisor."""
 DEPTH = 64
 """Number of operators that are looked back."""
-POSITIVE = {"Div": (1, "divides by it"), "Log": (0, "takes its logarithm"), "Reciprocal": (0, "divides by it")}
+POSITIVE = {
+    "Div": (1, "divides by it"),
+    "Log": (0, "takes its logarithm"),
+    "ReduceLogSum": (0, "takes its logarithm"),
+    "Reciprocal": (0, "divides by it"),
+}
 """Op → its input that has to be greater than 0, and what it does with it."""
 INVERSE = frozenset(("Acos", "Asin", "Atanh"))
-"""Ops whose input has to lie between -1 and 1."""
+"""Ops whose input has to lie between -1 and 1; that of Atanh may not even be rounded to them."""
 WITHIN_ONE = frozenset("Cos Erf HardSigmoid Sigmoid Sin Softmax Softsign Tanh".split())
 """Ops whose output does."""
 
 AS_THEIR_INPUT = frozenset(
-    "Cast CumSum DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalAveragePool "
+    "DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalAveragePool "
     "GlobalMaxPool Identity MaxPool ReduceMax ReduceMean ReduceMin Reshape Slice SpaceToDepth Split Squeeze Tile "
     "Transpose Unsqueeze".split()
 )
-"""Ops whose entries are entries, means or sums of the first input's; sums of what is not negative are no smaller."""
-SUMS = frozenset(("CumSum", "ReduceSum"))
+"""Ops whose first output (Split: any) has entries, or means of entries, of the first input."""
+FLOATS = frozenset((ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16))
 NEVER_NEGATIVE = frozenset("Abs HardSigmoid ReduceL1 ReduceL2 ReduceSumSquare Relu Softmax ThresholdedRelu".split())
 ALWAYS_POSITIVE = frozenset("Exp Sigmoid Softplus".split())
 BARELY = 1e-45
@@ -79,9 +84,11 @@ def _risks(node: ir.Node, bounds: _Bounds, before: _Bounds) -> Iterator[tuple[in
         known = bounds.of(node, 0) >= 0 if from_zero else _positive(node, 0, bounds, before)
         if not (whole and from_zero) and not known:
             yield 0, "it takes a power of it that negative numbers or 0 do not have, as new channels may be"
+            if exponent is None:
+                yield 1, "it is a power of what may be negative or 0, which new channels may not have"
     elif op == "Acosh" and not bounds.of(node, 0) >= 1:
         yield 0, "new channels may lie below 1, where Acosh has no value"
-    elif op in INVERSE and not bounds.within_one(node):
+    elif op in INVERSE and (op == "Atanh" or not bounds.within_one(node)):
         yield 0, f"new channels may lie outside -1 to 1, where {op} has no value"
     elif op == "Mod":
         yield 1, "it divides by it, which new channels may bring to 0"
@@ -136,7 +143,8 @@ class _Bounds:
             node, known = self.network.producer(name), self.network.concrete.values.get(name)
             self._depth += 1
             if node is not None and self._depth <= DEPTH:
-                self._known[name] = self._made(node)
+                if name == node.outputs[0].name or node.op_type == "Split":
+                    self._known[name] = self._made(node)
             elif node is None and known is not None and known.size and known.dtype.kind in "fiu":
                 self._known[name] = float(known.min())
             self._depth -= 1
@@ -156,10 +164,7 @@ class _Bounds:
             return 0.0 if op != "ThresholdedRelu" or node.attributes.get_float("alpha", 1.0) >= 0 else -math.inf
         if op in NOT_BELOW_MINUS_ONE:
             return -1.0
-        if op in AS_THEIR_INPUT or op in SUMS:
-            least = self.of(node, 0)
-            return least if op not in SUMS or least >= 0 else -math.inf
-        return -math.inf
+        return self.of(node, 0) if op in AS_THEIR_INPUT else -math.inf
 
 
 def _least(tensor: ir.TensorProtocol) -> float:
@@ -185,20 +190,43 @@ def _quotient(a: float, b: float) -> float:
     return BARELY if min(a, b) > 0 else 0.0 if min(a, b) >= 0 else -math.inf
 
 
+def _summed(bounds: _Bounds, node: ir.Node) -> float:
+    """Sums of what is not negative are no smaller."""
+    least = bounds.of(node, 0)
+    from_zero = node.attributes.get_int("exclusive", 0)  # then the first sum is that of nothing
+    return -math.inf if least < 0 else 0.0 if from_zero else least
+
+
+def _cast(bounds: _Bounds, node: ir.Node) -> float:
+    """Rounding keeps the order, and may lead to 0; whole numbers wrap around."""
+    to = ir.DataType(node.attributes.get_int("to", 0))
+    with np.errstate(over="ignore"):
+        return float(np.float64(bounds.of(node, 0)).astype(to.numpy())) if to in FLOATS else -math.inf
+
+
 def _pow(bounds: _Bounds, node: ir.Node) -> float:
     exponent, least = bounds.number(node, 1), bounds.of(node, 0)
     if exponent is not None and least >= 0:
-        return least**exponent if exponent >= 0 else 0.0
+        with np.errstate(over="ignore"):
+            return float(np.power(least, exponent)) if exponent >= 0 else 0.0
     return 0.0 if exponent is not None and exponent % 2 == 0 and exponent >= 0 else -math.inf
 
 
 def _clip(bounds: _Bounds, node: ir.Node) -> float:
-    limits = []
-    for index, key in ((1, "min"), (2, "max")):
-        stored = node.attributes.get(key)
-        limits.append(stored.as_float() if stored is not None else bounds.number(node, index))
-    least = bounds.of(node, 0) if limits[0] is None else max(bounds.of(node, 0), limits[0])
-    return least if limits[1] is None else min(least, limits[1])
+    low, high = (_number(bounds, node, i, key) for i, key in ((1, "min"), (2, "max")))
+    least = bounds.of(node, 0) if low is None else max(bounds.of(node, 0), low)
+    return least if high is None else min(least, high)
+
+
+def _number(bounds: _Bounds, node: ir.Node, index: int, key: str) -> float | None:
+    """An operand that older opsets have as an attribute: None where it is left out, −Inf where it is not known."""
+    stored = node.attributes.get(key)
+    if stored is not None:
+        return stored.as_float()
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return None
+    found = bounds.number(node, index)
+    return -math.inf if found is None else found
 
 
 def _average_pool(bounds: _Bounds, node: ir.Node) -> float:
@@ -208,15 +236,18 @@ def _average_pool(bounds: _Bounds, node: ir.Node) -> float:
 
 
 def _pad(bounds: _Bounds, node: ir.Node) -> float:
-    filled = bounds.number(node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else None
-    return min(bounds.of(node, 0), node.attributes.get_float("value", 0.0) if filled is None else filled)
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return bounds.of(node, 0)
+    return min(bounds.of(node, 0), _number(bounds, node, 2, "value") or 0.0)
 
 
 _LEAST: dict[str, Callable[[_Bounds, ir.Node], float]] = {
     "Add": lambda bounds, node: sum(_all(bounds, node)),
     "AveragePool": _average_pool,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": lambda bounds, node: min(_all(bounds, node)),
+    "CumSum": _summed,
     "Div": lambda bounds, node: _quotient(*_all(bounds, node)),
     "Elu": lambda bounds, node: -abs(node.attributes.get_float("alpha", 1.0)),
     "Max": lambda bounds, node: max(_all(bounds, node)),
@@ -224,6 +255,7 @@ _LEAST: dict[str, Callable[[_Bounds, ir.Node], float]] = {
     "Mul": _mul,
     "Pad": _pad,
     "Pow": _pow,
+    "ReduceSum": _summed,
     "Sqrt": lambda bounds, node: math.sqrt(max(bounds.of(node, 0), 0.0)),
     "Sum": lambda bounds, node: sum(_all(bounds, node)),
     "Where": lambda bounds, node: min(bounds.of(node, 1), bounds.of(node, 2)),

@@ -27,6 +27,7 @@ __all__ = [
     "Layer",
     "Layers",
     "drawn",
+    "drawn_in",
     "filled",
     "kept",
     "near_zeros",
@@ -119,6 +120,17 @@ def near_zeros(mask: Mask, key: Key, sigma: float) -> Layer:
     return lay
 
 
+def drawn_in(mask: Mask, draw: Draw) -> Layer:
+    """Random values where the mask holds and nothing is decided yet."""
+
+    def lay(region: Region, values: Array, undecided: Bools) -> None:
+        here = np.ascontiguousarray(undecided & mask.at(region))
+        _draw_into(values, here, region, draw)
+        undecided[here] = False
+
+    return lay
+
+
 def drawn(draw: Draw, form: Stored | None = None) -> Layer:
     """Random values wherever nothing is decided yet; with a ``form`` to store them, ``draw`` gives float64."""
 
@@ -195,8 +207,8 @@ class Drawing:
     key: Key
     negated: bool
     dtype: np.dtype[Any]
-    _whole: Array | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _whole: Array | None = field(default=None, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __call__(self, ranges: Sequence[range]) -> Array:
         fans = self.fans

@@ -90,6 +90,10 @@ class Streams:
         """Streams whose new channels are zero where a weight reads them, so that it may hold anything there."""
         return {atom for atom, (way, _) in self.ways.items() if site in way.free}
 
+    def nearly_zero(self, site: Site) -> set[Term]:
+        """Those of :meth:`free` whose zeros are a mean less itself, and so zero but for roundings."""
+        return {atom for atom in self.free(site) if self.ways[atom][0].mode == MEAN}
+
     def fact(self, name: str, atoms: Sequence[Term]) -> str:
         """Fact of the new entries of a computed value along an axis of these atoms."""
         if len(atoms) != 1 or atoms[0] not in self.ways:

@@ -25,6 +25,7 @@ from onnxgrow.passes.layers import (
     Layer,
     Layers,
     drawn,
+    drawn_in,
     filled,
     kept,
     near_zeros,
@@ -130,7 +131,10 @@ class TensorGrower:
             self._zero(layers, piece, name, shape, linears, old, form)
             layers += [zeros(Mask.where_all(masks, shape), form) for masks in piece.zeros]
             if linears and not self.copies:
-                layers.append(drawn(self._drawing(piece, name, shape, old, linears, form), form))
+                drawing = self._drawing(piece, name, shape, old, linears, form)
+                if isinstance(drawing, Drawing) and form is None:
+                    layers += self._no_larger(drawing, piece, old, linears)
+                layers.append(drawn(drawing, form))
         made = Layers(tuple(layers), old.dtype)
         marks = [m for m in piece.marks if isinstance(m, Combined)]
         if not marks:
@@ -270,12 +274,38 @@ class TensorGrower:
 
     def _reading(self, role: Role) -> Role:
         """The role without axes along which it reads nothing but zeros: it needs none of its own there."""
-        use, free = role.linear, self.streams.free(role.site)
-        if use is None or not free:
+        return self._over(role, self.streams.free(role.site), inside=False)
+
+    def _over(self, role: Role, atoms: set[Term], *, inside: bool) -> Role:
+        """The role as one that reads along some atoms only (``inside``), or along all others only."""
+        use = role.linear
+        if use is None or not (atoms or inside):
             return role
         forest, terms = self.analysis.dims.forest, self.analysis.dims.at(role.site) or []
-        read = tuple(a for a in use.in_axes if forest.find(terms[a]) not in free)
+        read = tuple(a for a in use.in_axes if (forest.find(terms[a]) in atoms) is inside)
         return replace(role, linear=replace(use, in_axes=read))
+
+    def _no_larger(self, drawing: Drawing, piece: Piece, old: Array, linears: list[Role]) -> list[Layer]:
+        """Draw what old outputs read of zeros that are none but for roundings: no larger than the old entries, which
+        are rounded alike. Beside weights as small as 1e-10 a standard initialisation would make noise a signal.
+        """
+        found = [(role, atoms) for role in linears if (atoms := self.streams.nearly_zero(role.site))]
+        most = std(old, piece.name) * math.sqrt(drawing.fans.fan_in) if found else 0.0
+        if not 0 < most < drawing.fans.gain:
+            return []
+        smaller = replace(drawing, fans=replace(drawing.fans, gain=most))
+        masks = (
+            zero_mask(
+                self.analysis,
+                self.growth,
+                self._over(role, atoms, inside=True),
+                drawing.shape,
+                piece.name,
+                writers=False,
+            )
+            for role, atoms in found
+        )
+        return [drawn_in(mask, smaller) for mask in masks if mask is not None]
 
     def _shared_out(self, piece: Piece, shape: tuple[int, ...], linears: list[Role]) -> list[Layer]:
         """Net2WiderNet: readers of a channel that was copied share its old weight among the copies."""

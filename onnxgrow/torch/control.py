@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from onnxgrow.torch.program import Block, run_block
 from onnxgrow.torch.registry import Context, Kernel, NodeSpec
 
 if TYPE_CHECKING:
-    from onnxgrow.torch.program import Block, Builder
+    from onnxgrow.torch.builder import Builder
 
 __all__ = ["CONTROL"]
 
@@ -34,8 +35,6 @@ def _set(slots: list[Any], where: list[int], values: list[Any]) -> None:
 
 
 def build_if(builder: Builder, block: Block, op: NodeSpec) -> Kernel:
-    from onnxgrow.torch.program import run_block
-
     (condition,) = _inputs(builder, block, op)
     branches = [builder.graph(op.attr(name), block) for name in ("else_branch", "then_branch")]
     outputs = _outputs(builder, block, op)
@@ -50,8 +49,6 @@ def build_if(builder: Builder, block: Block, op: NodeSpec) -> Kernel:
 
 def build_loop(builder: Builder, block: Block, op: NodeSpec) -> Kernel:
     """Body: (iteration, condition, state…) → (condition, state…, scanned…)."""
-    from onnxgrow.torch.program import run_block
-
     count, condition, *initial = _inputs(builder, block, op)
     body = builder.graph(op.attr("body"), block)
     outputs = _outputs(builder, block, op)
@@ -83,8 +80,6 @@ def build_loop(builder: Builder, block: Block, op: NodeSpec) -> Kernel:
 
 def build_scan(builder: Builder, block: Block, op: NodeSpec) -> Kernel:
     """Body: (state…, element…) → (state…, scanned…)."""
-    from onnxgrow.torch.program import run_block
-
     if op.version < 9:
         op.fail("this form of Scan has a batch axis of its own")
     given = _inputs(builder, block, op)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.concrete.values import constant_of, dims_of
+from onnxgrow.torch.ops.quantization import is_straight_through, quantizer_of
 from onnxgrow.torch.registry import find_op
 
 __all__ = ["ROLE_KEY", "Leaf", "Leaves", "Site", "all_graphs", "constant_values", "find_leaves"]
@@ -32,6 +33,10 @@ NUMBERS = frozenset(["Add", "Sub", "Mul", "Div", "Sum", "Mean", "Pow"])
 """Ops in which a single number is more often a constant than a parameter."""
 LINEAR = frozenset(["MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "FusedMatMul"])
 STATISTICS = {"BatchNormalization": (3, 4)}
+DISCRETE = frozenset(
+    "Shape Size ArgMax ArgMin NonZero Equal Greater GreaterOrEqual Less LessOrEqual And Or Not Xor IsNaN IsInf".split()
+)
+"""Ops whose results are integers or truth values."""
 MASKED = -1e4
 
 
@@ -186,6 +191,7 @@ class _Judge:
                 level = self._level(node)
                 for output in node.outputs:
                     self.level[output] = level
+        self.live = _live(model)
 
     def _level(self, node: ir.Node) -> int:
         if node.op_type in ("Shape", "Size", "Constant"):
@@ -202,6 +208,8 @@ class _Judge:
 
     def why_not(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
         """Why a floating-point constant is not trained; empty when it is."""
+        if value not in self.live and any(True for _ in value.uses()):
+            return "only integers are computed of it"
         reason = "nothing reads it"
         stack, seen = [value], {value}
         while stack:
@@ -223,6 +231,11 @@ class _Judge:
             return "a number"  # such as the zero that initial states are filled with
         if (index == 0 and node.op_type in MOVES) or node.op_type == "Concat":
             return None
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and index > 0:
+            # Runtimes fuse only where the scale of a bias is the product of two others, or nearly so.
+            return "a scale of quantisation"
+        if node.op_type == "QuantizeLinear" and not is_straight_through(node):
+            return "no gradient passes the integers of QuantizeLinear"
         op = find_op(node.domain, node.op_type, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
         is_parameter = op is not None and (op.weights is None or index in op.weights)
         others = max((self.of(v) for i, v in enumerate(node.inputs) if i != index), default=0)
@@ -254,6 +267,33 @@ class _Judge:
         if zero.any() and one.any() and bool((zero | one).all()):
             return "a mask of zeros and ones"
         return ""
+
+
+def _live(model: ir.Model) -> set[ir.Value]:
+    """Values of which an output that is no integer is computed by way of floating-point numbers."""
+    stack = [v for g in all_graphs(model.graph) for v in g.outputs if g is not model.graph or not _is_discrete(v)]
+    live = set(stack)
+    while stack:
+        producer = stack.pop().producer()
+        if producer is None:
+            continue
+        quantizer = quantizer_of(producer)
+        for value in (*producer.inputs, *(quantizer.inputs[:1] if quantizer is not None else ())):
+            if value is not None and value not in live and not _is_discrete(value):
+                live.add(value)
+                stack.append(value)
+    return live
+
+
+def _is_discrete(value: ir.Value) -> bool:
+    """Whether a value is known to hold integers or truth values."""
+    node = value.producer()
+    if value.dtype is not None:
+        return not value.dtype.is_floating_point()
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return False
+    to = node.attributes.get("to") if node.op_type == "Cast" else None
+    return node.op_type in DISCRETE or (to is not None and not ir.DataType(to.as_int()).is_floating_point())
 
 
 def _is_constant(value: ir.Value | None) -> bool:

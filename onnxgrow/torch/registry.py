@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
+from onnxgrow.concrete.values import constant_of
 from onnxgrow.errors import UnsupportedError
 
 __all__ = [
@@ -90,6 +91,17 @@ class NodeSpec:
     def has(self, index: int) -> bool:
         """Whether input ``index`` is given."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def stored(self, index: int) -> ir.TensorProtocol | None:
+        """The constant that an input is, or is a plain copy of, trained or not; None where it is computed."""
+        value = self.node.inputs[index] if self.has(index) else None
+        while value is not None and (producer := value.producer()) is not None:
+            if producer.op_type == "Constant":
+                return constant_of(producer)
+            if producer.op_type != "Identity":
+                return None
+            value = producer.inputs[0]
+        return None if value is None else value.const_value
 
     def attr(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, sequences as lists; ``default`` when the node does not have it."""

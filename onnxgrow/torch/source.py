@@ -14,8 +14,9 @@ from torch import Tensor
 from onnxgrow.errors import BadInputError, UnsupportedError
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io import copy_model, load, save_bytes
+from onnxgrow.torch.builder import build_program
 from onnxgrow.torch.leaves import Leaf, Leaves, all_graphs, constant_values, find_leaves
-from onnxgrow.torch.program import Program, build_program
+from onnxgrow.torch.program import Program
 from onnxgrow.torch.tensors import from_torch
 
 __all__ = ["Source"]

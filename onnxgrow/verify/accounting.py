@@ -25,6 +25,7 @@ from onnxgrow.verify.certificate.equality import (
 )
 from onnxgrow.verify.certificate.formulas import OPERAND
 from onnxgrow.verify.contents import content_difference
+from onnxgrow.verify.fit import shape_difference
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 
 __all__ = ["MAX_FINDINGS", "account"]
@@ -373,7 +374,7 @@ class _Account:
             self.fault(name, f"dtype {old.dtype} became {new.dtype}")
         if growth.formula == OPERAND:
             return
-        self.expect(_shape_difference(dims_of(old), dims_of(new), growth.axes), name)
+        self.expect(shape_difference(dims_of(old), dims_of(new), growth.axes), name)
         same_name = growth.of in ("", name)
         if same_name and not growth.formula and all(axis.is_identity for axis in growth.axes.values()):
             self.fault(name, "the growth map lists a tensor that did not grow")
@@ -414,17 +415,6 @@ def _value_difference(old: ir.Value, new: ir.Value, axes: Axes) -> str:
                 return f"axis {number} is written as {a} → {b}, but grew {axis_map.old_size} → {axis_map.new_size}"
         elif a != b or old.shape.get_denotation(number) != new.shape.get_denotation(number):
             return f"shape {old.shape} became {new.shape}"
-    return ""
-
-
-def _shape_difference(old: tuple[int, ...], new: tuple[int, ...], axes: Axes) -> str:
-    if len(old) != len(new) or any(not 0 <= axis < len(old) for axis in axes):
-        return f"shapes {old} and {new} do not fit the growth map"
-    for number, (a, b) in enumerate(zip(old, new, strict=True)):
-        axis_map = axes.get(number)
-        expected = (a, a) if axis_map is None else (axis_map.old_size, axis_map.new_size)
-        if (a, b) != expected:
-            return f"axis {number} went from {a} to {b}, the growth map says {expected[0]} to {expected[1]}"
     return ""
 
 

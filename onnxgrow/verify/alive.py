@@ -25,6 +25,7 @@ import onnx_ir as ir
 
 from onnxgrow.axis_map import ZERO
 from onnxgrow.growth_map import GrowthMap, SetGrowth
+from onnxgrow.verify.fit import axes_difference
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
 from onnxgrow.verify.float64.kernels.pieces import Change, Derived, Large, is_float, pieces
@@ -169,6 +170,7 @@ class _Probe:
         moved = [] if self.outputs_moved else self._evaluate(self.runs["readers"], feeds, set())[1]
         least = self._moved_least()
         for site in sites:
+            self._fit(site, seen["base"][0][site.value])
             base = self._channels(site, seen["base"][0][site.value])
             source = self._source(site)
             a, nothing = base[source < 0], np.zeros(int((source < 0).sum()), bool)
@@ -194,6 +196,11 @@ class _Probe:
             return np.zeros(count, bool)
         new = [s for s in axes_of(site.value, self.growth_map)[site.axis].segments if s.is_new]
         return np.array([s.fact == ZERO for s in new for _ in range(s.length)])
+
+    def _fit(self, site: Site, x: Array) -> None:
+        """Raises EvaluationError where the growth map does not fit a value whose shape only a run shows."""
+        if reason := axes_difference(x.shape, axes_of(site.value, self.growth_map)):
+            raise EvaluationError(site.value, reason)
 
     def _source(self, site: Site) -> Array:
         """Old index of each line of :meth:`_channels`; a contraction counts as one new channel."""

@@ -135,7 +135,7 @@ def _layer(value: ir.Value) -> str:
 def _moved(model: ir.Model, names: Sequence[str], seed: int) -> dict[str, Array]:
     held = tensors_of(model.graph)
     found = {}
-    for index, name in enumerate(sorted(names)):
+    for index, name in enumerate(sorted(held.keys() & names)):  # one that is listed only, accounting names
         array = to_float64(held[name].numpy())
         draws = np.random.Generator(np.random.Philox(key=seed * 100_003 + index))
         found[name] = array + STEP * draws.uniform(0.5, 1.0, array.shape) / max(1, array.shape[-1] if array.ndim else 1)

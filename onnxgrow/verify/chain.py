@@ -216,5 +216,7 @@ def _grown_outputs(result: ir.Model, growth_maps: Sequence[GrowthMap]) -> dict[s
 def _composed(first: AxisMap, then: AxisMap | None) -> AxisMap:
     if then is None:
         return first
+    if then.old_size != first.new_size:
+        return then  # one of the two does not fit its models: its own proof says so, and the shapes at the ends will
     source, later = first.source(), then.source()
     return AxisMap.from_source(np.where(later >= 0, source[np.maximum(later, 0)], -1))

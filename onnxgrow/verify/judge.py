@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from onnxgrow.io.save import save_bytes
 from onnxgrow.io.tensors import InlineTensor
 from onnxgrow.verify import accounting, alive, alive_inserted, alive_taps, certificate, float64, runtime
 from onnxgrow.verify.bodies import BodyPair, Opened
+from onnxgrow.verify.fit import misfits
 from onnxgrow.verify.float64.unrounded import unrounded, with_exact_attributes
 from onnxgrow.verify.functions import unfold
 from onnxgrow.verify.inputs import Variant, variants
@@ -177,8 +179,20 @@ class _Job:
         """One of the tiers after accounting."""
         if self.refused:
             return _not_run(name, self.refused)
+        if name != "certificate" and self.misfits:  # the certificate looks at every claim by itself
+            return TierResult(name, TierStatus.FAILED, {}, self.misfits)
         runs = {"certificate": self.certificate, "float64": self.float64, "runtime": self.runtime}
         return runs[name]()
+
+    @cached_property
+    def concrete(self) -> Concrete:
+        """Shapes of the result at small batches."""
+        return concretize(self.grown, self.variants[0].few_shapes)
+
+    @cached_property
+    def misfits(self) -> tuple[Finding, ...]:
+        """Where arrays of the models cannot be taken apart as the growth map says."""
+        return misfits(self.original, self.grown, self.run_map, self.concrete.shapes)[: accounting.MAX_FINDINGS]
 
     def feeds(self) -> list[Mapping[str, Any]]:
         """All feeds, with small batches: one of each set of sizes first."""
@@ -209,11 +223,11 @@ class _Job:
 
     def alive(self) -> tuple[AliveResult, ...]:
         """Which new channels can learn."""
-        if self.refused:
+        refused = self.refused or ("the growth map does not fit the models" if self.misfits else "")
+        if refused:
             sets = [s for s in self.growth_map.sets if s.new > s.old]
-            return tuple(AliveResult(s.name, s.new - s.old, None, f"not measured: {self.refused}") for s in sets)
-        shapes = concretize(self.grown, self.variants[0].few_shapes).shapes
-        grown_sets = alive.check(self.grown, self.growth_map, self.feeds(), self.seed, shapes)
+            return tuple(AliveResult(s.name, s.new - s.old, None, f"not measured: {refused}") for s in sets)
+        grown_sets = alive.check(self.grown, self.growth_map, self.feeds(), self.seed, self.concrete.shapes)
         inserted = alive_inserted.check(self.grown, self.growth_map, self.feeds(), self.seed)
         return grown_sets + inserted + alive_taps.check(self.grown, self.growth_map, self.feeds(), self.seed)
 
@@ -222,8 +236,7 @@ class _Job:
         return runtime.run_tier(original, grown, self.feeds(), self.provider, self.run_map, (), self.seed)
 
     def runtime(self) -> TierResult:
-        concrete = concretize(self.grown, self.variants[0].few_shapes)
-        pairs = compared_pairs(self.original, self.grown, self.run_map, concrete)
+        pairs = compared_pairs(self.original, self.grown, self.run_map, self.concrete)
         return runtime.run_tier(
             self.original_source,
             self.grown_source,

@@ -69,9 +69,6 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_expanded_is_refused(name: str) -> None:
     text, reason = REFUSED[name]
-    try:
-        parsed = model(text)
-    except Exception as e:
-        pytest.fail(f"the text is no model: {e}")
+    parsed = model(text)
     with pytest.raises(UnsupportedError, match=reason):
         expanded(parsed, ["p"])

@@ -129,6 +129,17 @@ def test_a_switch_around_a_switch_folds_with_it() -> None:
     assert ops(result.model) == ops(mlp())
 
 
+def test_switches_whose_factors_share_a_scope_are_told_apart() -> None:
+    grown = AddActiSwitch().grow(InsertIdentity().grow(mlp()).model).model
+    assert {"a.actiswitch.a", "a.actiswitch.a_2"} <= set(grown.graph.initializers)
+    folded = Fold().grow(grown)
+    assert [f["name"] for f in folded.plan["folds"]] == ["a.actiswitch/sum_2", "a.actiswitch/sum"]
+    both = trained(grown, a__actiswitch__b=0.5, a__actiswitch__a_2=0.5)
+    with pytest.raises(UnsupportedError) as refusal:
+        Fold()(both)
+    assert all(f"{name}: its factors have not converged" in str(refusal.value) for name in ("sum", "sum_2"))
+
+
 def test_a_tolerance_is_measured_and_never_called_equivalent() -> None:
     model = switched(1e-3, 0.999)
     with pytest.raises(UnsupportedError, match=r"a is 0.001, b is 0.999"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ import pytest
 from stream_nets import DENSE, LN1, NETS, WEIGHTS, N, net
 from support import analysis_of, model_of
 
+from onnxgrow.analysis.follower import Follower
 from onnxgrow.axis_map import AxisMap
 from onnxgrow.concrete.values import constants
-from onnxgrow.errors import UnsupportedError
+from onnxgrow.errors import NotEquivalentError, UnsupportedError
 from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.passes import Widen
 from onnxgrow.verify.judge import verify
@@ -93,6 +95,41 @@ def test_zeros_behind_a_function_that_is_flat_there_are_no_way_to_grow(reader: s
     stream = next(s for s in sets if s.size == N)
     assert [way.mode for way in stream.ways] == modes
     assert stream.growable == bool(modes)
+
+
+@pytest.mark.parametrize(
+    ("between", "alive"),
+    [
+        ("z = InstanceNormalization (e, sc, bi)", False),
+        ("n = InstanceNormalization (e, sc, bi) i = Max(n, low) j = Min(i, high) z = Tanh(j)", False),
+        ("n = MaxPool <kernel_shape = [2]> (e) z = BatchNormalization (n, sc, bi, mean, var)", False),
+        ("n = Max(e, low) z = Neg(n)", False),
+        ("z = Min(e, low)", True),
+        ("z = BatchNormalization (e, sc, bi, mean, var)", True),
+        ("n = InstanceNormalization (e, sc, bi) z = Exp(n)", True),
+    ],
+)
+def test_zeros_of_which_nothing_says_that_they_are_any_are_no_way_to_grow(
+    between: str, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their readers would have to be zero, too; what is refused, and only that, the alive check finds dead."""
+    graph = (
+        "g (float[N,3,6] x) => (float[N,2,M] y, float[N,1,6] s) { d = Conv(x, k) s = ReduceSumSquare <axes = [1]> (d)"
+        f" e = Elu(d) {between} y = Conv(z, r) }}"
+    )
+    parameters = dict.fromkeys(("sc", "bi", "mean", "var"), (4,))
+    bounds = {"low": np.float32(-1), "high": np.float32(1)}
+    every = {"k": (4, 3, 1), "r": (2, 4, 1), **parameters, **bounds}
+    used = {name: w for name, w in every.items() if name in re.split(r"\W+", graph)}
+    model = model_of(graph, used)
+    stream = next(s for s in analysis_of(model).sets if s.size == 4)
+    assert [way.mode for way in stream.ways] == (["zero"] if alive else [])
+    if alive:
+        assert Widen(residual=True, add=2)(model).report.verdict is Verdict.EQUIVALENT
+        return
+    monkeypatch.setattr(Follower, "_is_silent", lambda *_: False)
+    with pytest.raises(NotEquivalentError, match="none of its 2 new channels can learn"):
+        Widen(residual=True, add=2)(model)
 
 
 @pytest.mark.parametrize(("between", "mode", "factor"), [("Relu", "copy", 2.0), ("Identity", "mean", 1.5)])

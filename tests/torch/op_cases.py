@@ -194,6 +194,7 @@ CASES: list[Case] = [
     Case(
         "BatchNormalization", [IMAGE, (4,), (4,), floats(0.1, 0, -1, 2), positive(4)], {"epsilon": 1e-3}, fixed=(3, 4)
     ),
+    Case("BatchNormalization", [IMAGE, (4,), (4,), (4,), positive(4)]),
     Case("LayerNormalization", [X, (4,), (4,)]),
     Case("LayerNormalization", [X, (3, 4), (3, 4)], {"axis": 1, "epsilon": 1e-3}, outputs=3),
     Case("LayerNormalization", [X, (4,)], {"axis": -1}),
@@ -381,6 +382,18 @@ CASES: list[Case] = [
         [np.array([[1, -20], [3, 4]], np.int8), floats(0.5, 2), np.array([1, -1], np.int8)],
         {"axis": 0},
     ),
+    *[
+        Case("QuantizeLinear", [floats(-9, -0.75, 0.25, 0.75, 200), one(0.5), one(7, np.uint8)], domain=d, smooth=False)
+        for d in ("", "com.microsoft")
+    ],
+    Case("QuantizeLinear", [floats(-3, 0.5, 1.5, 2.5, 300), one(1.0)], smooth=False),
+    Case(
+        "QuantizeLinear",
+        [(2, 3, 4), floats(0.5, 0.01, 0.003), np.array([1, -1, 127], np.int8)],
+        {"axis": -2},
+        smooth=False,
+    ),
+    Case("QuantizeLinear", [floats(-9, 0.3, 9e4), one(0.5), one(7, np.uint16)], domain="com.microsoft", smooth=False),
     Case("DynamicQuantizeLinear", [X], outputs=3, smooth=False),
     Case(
         "MatMulInteger",

@@ -115,6 +115,9 @@ KINDS = [
     ("frequencies", "h = Shape(x)  f = Cast<to = 1>(h)  u = Unsqueeze(f, one)  a = MatMul(u, p)  c = Cos(a) "
      "s = ReduceSum<keepdims = 0>(c)  y = Mul(x, s)", {"p": (1, 4), "one": np.array([1])}, False),
     ("mask of zeros and ones", "a = MatMul(x, w)  y = Mul(a, p)", {"p": np.eye(1, 4, dtype=np.float32)}, False),
+    ("bound of an index", "a = MatMul(x, w)  i = ArgMax<axis = 1>(a)  f = Cast<to = 1>(i)  g = Mul(f, p) "
+     "h = Min(g, x)  j = Cast<to = 7>(h)  k = Clip(j, lo, hi)  y = GatherElements<axis = 1>(a, k)",
+     {"p": (4,), "lo": np.int64(0), "hi": np.int64(3)}, False),
     ("bias of one output", "a = MatMul(x, w)  b = MatMul(a, v)  y = Add(b, p)", {"v": (4, 1), "p": (1,)}, True),
 ]  # fmt: skip
 
@@ -271,6 +274,46 @@ def test_frozen_statistics_stay_and_are_used_in_training_too():
     assert torch.equal(module.state_dict()["mean"], before)
     module.freeze_bn = False
     assert not torch.allclose(module(images()), expected)
+
+
+STANDARDISED = """g (float[N,2,5,5] x) => (float[N,3,3,3] y) {
+    v = Reshape(w, wide)  m = ReduceMean<axes = [0,2], keepdims = 0>(v)
+    e = ReduceMean<axes = [0,2]>(v)  d = Sub(v, e)  q = Mul(d, d)  s = ReduceMean<axes = [0,2], keepdims = 0>(q)
+    n = BatchNormalization(v, scale, bias, m, s)  f = Reshape(n, narrow)  y = Conv(x, f) }"""
+STANDARDISED_WEIGHTS = {
+    "w": (3, 2, 3, 3), "scale": np.array([1.5, 0.5, -1], np.float32), "bias": np.zeros(3, np.float32),
+    "wide": np.array([1, 3, 18]), "narrow": np.array([3, 2, 3, 3]),
+}  # fmt: skip
+
+
+def test_statistics_that_are_computed_are_used_as_they_are_and_pass_gradients():
+    model = model_of(STANDARDISED, STANDARDISED_WEIGHTS)
+    module = OnnxModule(model).double()
+    x = images().double()
+    expected = module(x)
+    module.train()
+    assert torch.equal(module(x), expected)
+    weight = dict(module.named_onnx_parameters())["w"]
+    module(x).square().sum().backward()
+    shift = torch.zeros_like(weight)
+    shift[1, 0, 1, 2] = 1e-6
+    with torch.no_grad():
+        ends = []
+        for sign in (1, -2):
+            weight += sign * shift
+            ends.append(module(x).square().sum())
+    slope = (ends[0] - ends[1]) / 2e-6
+    assert torch.allclose(weight.grad[1, 0, 1, 2], slope, rtol=1e-4)
+
+
+def test_statistics_made_of_constants_do_not_move():
+    graph = CNN.replace("b = Batch", "mm = Reshape(mean, three)  b = Batch").replace("bias, mean", "bias, mm")
+    module = OnnxModule(model_of(graph, {**CNN_WEIGHTS, "three": np.array([3])}))
+    expected = module(images())
+    module.train()
+    assert torch.equal(module(images()), expected)
+    module.eval()
+    assert torch.equal(module(images()), expected)
 
 
 def test_dropout_drops_in_training_only():

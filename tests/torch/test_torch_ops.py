@@ -68,7 +68,7 @@ def test_gradients_are_those_of_finite_differences(case: Case):
 STEPS_AND_SELECTIONS = frozenset(
     "And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Ceil ConstantOfShape DynamicQuantizeLSTM "
     "DynamicQuantizeLinear Equal EyeLike Floor Greater GreaterOrEqual Hardmax IsInf IsNaN Less LessOrEqual "
-    "MatMulInteger NonZero Not Or Range Round Shape Sign Size Xor".split()
+    "MatMulInteger NonZero Not Or QuantizeLinear Range Round Shape Sign Size Xor".split()
 )
 """Ops whose results are no numbers, or do not vary continuously: they have no gradient to compare."""
 ONLY_ELSEWHERE = frozenset({("com.microsoft", "LayerNormalization"), ("com.microsoft", "SimplifiedLayerNormalization")})
@@ -88,6 +88,16 @@ def test_a_wrong_kernel_is_seen(monkeypatch):
     op = find_op("", "Gemm", 17)
     monkeypatch.setitem(op.__dict__, "build", lambda spec: lambda a, b, c=None: 0.5 * a @ b)
     assert problems(case)
+
+
+@pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize("last", [0, 1])
+def test_the_index_of_an_extreme_is_one_of_the_axis_even_among_nans(op_type, last):
+    x = np.array([[1, np.nan, 3], [np.nan, np.nan, np.nan], [2, 1, 2]], np.float32)
+    model, _ = model_of_case(Case(op_type, [x], {"axis": 1, "keepdims": 0, "select_last_index": last}))
+    found = OnnxModule(model)(torch.from_numpy(x)).tolist()
+    extremes = [0, 2] if op_type == "ArgMax" else [1, 1]
+    assert found == [1, 2 * last, extremes[last]]
 
 
 def test_before_opset_7_operands_are_aligned_at_an_axis():

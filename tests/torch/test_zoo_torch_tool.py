@@ -41,3 +41,9 @@ def test_a_module_that_computes_something_else_fails(folder, monkeypatch):
     forward = OnnxModule.forward
     monkeypatch.setattr(OnnxModule, "forward", lambda self, **named: forward(self, **named) * torch.tensor(1.001))
     assert zoo_torch.main(["--models", str(folder), "--only", "digits_cnn"]) == 1
+
+
+def test_outputs_that_are_no_numbers_prove_nothing():
+    nothing = np.full(3, np.nan, np.float32)
+    assert zoo_torch.gap([nothing], [nothing]) == float("inf")
+    assert zoo_torch.gap([np.zeros(0, np.float32)], [np.zeros(0, np.float32)]) == 0

@@ -46,22 +46,19 @@ class _Feeds:
         return self.rest.pop() if self.rest else None
 
 
-def _static(form: str) -> Conversion:
-    def convert(source: Path, target: Path, feeds: Feeds) -> None:
-        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+def _static(source: Path, target: Path, feeds: Feeds) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-        with _prepared(source) as path:
-            quantize_static(
-                str(path),
-                str(target),
-                _Feeds(feeds),
-                quant_format=QuantFormat[form],
-                per_channel=form == "QDQ",
-                weight_type=QuantType.QInt8,
-                activation_type=QuantType.QUInt8,
-            )
-
-    return convert
+    with _prepared(source) as path:
+        quantize_static(
+            str(path),
+            str(target),
+            _Feeds(feeds),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+        )
 
 
 def _dynamic(source: Path, target: Path, feeds: Feeds) -> None:
@@ -78,8 +75,7 @@ def _half(source: Path, target: Path, feeds: Feeds) -> None:
 
 
 CONVERSIONS: dict[str, tuple[Conversion, float]] = {
-    "qdq": (_static("QDQ"), 0.5),
-    "qoperator": (_static("QOperator"), 0.5),
+    "qdq": (_static, 0.5),
     "dynamic": (_dynamic, 0.5),
     "fp16": (_half, 0.02),
 }

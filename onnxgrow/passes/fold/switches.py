@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -34,6 +35,7 @@ class FoundSwitch:
     """One ActiSwitch.
 
     Attributes:
+        name: Its own among those of the network: the scope of its factors; its sum where others have the same scope.
         sum, linear, nonlinear: Keys of its Add and of its two Mul nodes.
         x, fx: What these multiply.
         a, b: Names of the factors.
@@ -41,6 +43,7 @@ class FoundSwitch:
         values: The factors themselves.
     """
 
+    name: str
     sum: str
     linear: str
     nonlinear: str
@@ -50,11 +53,6 @@ class FoundSwitch:
     b: str
     function: frozenset[ir.Node]
     values: tuple[Array, Array]
-
-    @property
-    def name(self) -> str:
-        """What the names of its parts have in common."""
-        return self.a.rpartition(".")[0] or self.sum
 
     @property
     def is_relu(self) -> bool:
@@ -81,9 +79,12 @@ def find_switches(network: Network) -> list[FoundSwitch]:
             function = activations.between(x, fx)
             if function:
                 values = (_values(network, a), _values(network, b))
-                found.append(FoundSwitch(node_key(node), linear, nonlinear, x, fx, a, b, function, values))
+                key, scope = node_key(node), a.rpartition(".")[0]
+                found.append(FoundSwitch(scope or key, key, linear, nonlinear, x, fx, a, b, function, values))
                 break
-    return found
+    # Two at one place have factors s.a and s.a_2, those that PyTorch kept in a list are called list.0, list.1, ...
+    scopes = Counter(switch.name for switch in found)
+    return [switch if scopes[switch.name] == 1 else replace(switch, name=switch.sum) for switch in found]
 
 
 def _factor(network: Network, name: str) -> tuple[str, str, str] | None:

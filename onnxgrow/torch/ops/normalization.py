@@ -18,21 +18,33 @@ def batch_normalization(op: NodeSpec) -> Kernel:
     """In training mode over the batch, and the running statistics are moved as PyTorch moves them.
 
     PyTorch's momentum is one minus ONNX's, and it moves the running variance by the unbiased estimate. A node whose
-    ``training_mode`` is set normalises over the batch in evaluation mode too: so does the file.
+    ``training_mode`` is set normalises over the batch in evaluation mode too: so does the file. Where mean and variance
+    are computed, there is nothing that runs: the node does in training mode what the file does.
     """
     epsilon, momentum = op.attr("epsilon", 1e-5), 1.0 - op.attr("momentum", 0.9)
     always = bool(op.attr("training_mode", 0)) and op.version >= 14
     if op.version < 9 and not op.attr("spatial", 1):
         op.fail("it keeps statistics per position (spatial = 0)")
+    kept = all(op.stored(index) is not None for index in (3, 4))
 
     def run(context: Context, x: Tensor, w: Tensor, b: Tensor, mean: Tensor, variance: Tensor) -> Any:
-        training = (context.training and not context.freeze_bn) or always
-        if always and not context.training:
-            mean, variance = mean.clone(), variance.clone()
-        y = F.batch_norm(x, mean, variance, w, b, training, momentum, epsilon)
+        moving = context.training and not context.freeze_bn and kept
+        training = moving or always
+        if always and not moving:
+            mean, variance = mean.detach().clone(), variance.detach().clone()
+        if kept or training:
+            y = F.batch_norm(x, mean, variance, w, b, training, momentum, epsilon)
+        else:  # batch_norm has no gradient with respect to mean and variance
+            y = _normalised(x, w, b, mean, variance, epsilon)
         return (y, mean, variance, mean, variance)[: op.outputs] if op.outputs > 1 else y
 
     return run
+
+
+def _normalised(x: Tensor, w: Tensor, b: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    factor = w * torch.rsqrt(variance + epsilon)
+    return (x - mean.reshape(shape)) * factor.reshape(shape) + b.reshape(shape)
 
 
 def _layer_norm(x: Tensor, w: Tensor | None, b: Tensor | None, axis: int, epsilon: float) -> Tensor:

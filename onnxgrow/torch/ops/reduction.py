@@ -67,13 +67,14 @@ def arg_extreme(op: NodeSpec) -> Kernel:
     last, largest = bool(op.attr("select_last_index", 0)), op.node.op_type == "ArgMax"
 
     def run(x: Tensor) -> Tensor:
-        # PyTorch does not say which of equal entries it takes; ONNX does: the first, or the last.
+        # PyTorch does not say which of equal entries it takes; ONNX does: the first, or the last. Where there is a NaN
+        # it is taken: an index has to be one of the axis.
         extreme = x.amax(axis, keepdim=True) if largest else x.amin(axis, keepdim=True)
         size = x.shape[axis]
         shape = [1] * x.dim()
         shape[axis] = size
         position = torch.arange(size, device=x.device).reshape(shape).expand(x.shape)
-        found = torch.where(x == extreme, position, -1 if last else size)
+        found = torch.where((x == extreme) | (extreme != extreme) & (x != x), position, -1 if last else size)
         return found.amax(axis, keepdim=keep) if last else found.amin(axis, keepdim=keep)
 
     return run

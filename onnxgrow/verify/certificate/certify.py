@@ -22,13 +22,14 @@ from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate.axis import AxisTable
 from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, removed_over
 from onnxgrow.verify.certificate.claims import Claims
-from onnxgrow.verify.certificate.combinations import Combinations, Pattern
+from onnxgrow.verify.certificate.combinations import Combinations
 from onnxgrow.verify.certificate.compare import Tally, compare_constants, compare_values, zero_slabs
 from onnxgrow.verify.certificate.domain import stays_defined
 from onnxgrow.verify.certificate.equality import function_difference
 from onnxgrow.verify.certificate.facts import prove_facts
 from onnxgrow.verify.certificate.formulas import FORMULAS, OPERAND
 from onnxgrow.verify.certificate.pair import Pair
+from onnxgrow.verify.certificate.patterns import Pattern
 from onnxgrow.verify.certificate.readers import ArrayReader, Reader, everything
 from onnxgrow.verify.certificate.registry import checker_for
 from onnxgrow.verify.certificate.side import (

@@ -2,8 +2,7 @@
 
 ``mean``: every new entry is the mean of the old ones (or, in front of a layer's own scale, their weighted mean);
 ``copy``: it equals one of them. Ops that work entry by entry along the axis, or are linear in what they read, pass
-such a fact on; constants are compared number by number. A mean is a number that was rounded once, so a stored one may
-be half a unit in the last place away; a copy is equal bit for bit.
+such a fact on; constants are compared number by number (:mod:`onnxgrow.verify.certificate.patterns`).
 """
 
 from __future__ import annotations
@@ -13,19 +12,14 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.verify.certificate.axis import Axis, IntArray
-from onnxgrow.verify.certificate.blocks import same_bits
 from onnxgrow.verify.certificate.facts import KEEP_ZERO
-from onnxgrow.verify.certificate.readers import Reader
+from onnxgrow.verify.certificate.patterns import Pattern, follows
 from onnxgrow.verify.certificate.side import Side, input_name, output_names
 
-__all__ = ["Combinations", "Pattern", "rounds_to"]
+__all__ = ["Combinations"]
 
-_CHUNK = 1 << 22
-"""Entries read at once."""
 _DEPTH = 400
 
 _SAME = ("Cast", "CastLike", "Identity", "Neg")
@@ -38,68 +32,6 @@ _ENTRYWISE = (
 _PER_CHANNEL = ("BatchNormalization", "InstanceNormalization")
 _POOLS = ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "MaxPool")
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """Which entries along an axis combine which.
-
-    Attributes:
-        new: New indices.
-        old: Indices of the old entries, in their old order.
-        source: For copies: the index that each new one repeats; None for means.
-        weights: For means: a weight for each old entry; None when they count alike.
-    """
-
-    new: IntArray
-    old: IntArray
-    source: IntArray | None = None
-    weights: npt.NDArray[np.float64] | None = None
-
-    @classmethod
-    def mean(cls, axis: Axis, new: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64] | None = None) -> Pattern:
-        """New indices of ``axis`` (True in ``new``) are the mean of all old ones."""
-        return cls(np.flatnonzero(new).astype(np.int64), axis.positions, None, weights)
-
-    @classmethod
-    def copies(cls, axis: Axis, source: IntArray) -> Pattern:
-        """New indices of ``axis`` repeat old index ``source`` (−1 elsewhere)."""
-        new = np.flatnonzero(source >= 0).astype(np.int64)
-        return cls(new, axis.positions, axis.positions[source[new]])
-
-    @property
-    def key(self) -> tuple[bytes, ...]:
-        parts = (self.new, self.old, self.source, self.weights)
-        return tuple(b"" if part is None else part.tobytes() for part in parts)
-
-    def reweighed(self, factors: npt.NDArray[np.float64]) -> Pattern | None:
-        """The pattern of a value whose product with ``factors`` along the axis has this one; None where it has none."""
-        if self.source is not None:
-            alike = np.array_equal(factors[self.new], factors[self.source])
-            return self if alike else None
-        last = factors[self.new]
-        if not np.all(last == last[:1]) or not np.all(last != 0):
-            return None
-        weights = factors[self.old] / last[0]
-        return Pattern(self.new, self.old, None, weights if self.weights is None else weights * self.weights)
-
-
-def rounds_to(stored: npt.NDArray[np.generic], exact: npt.NDArray[np.float64], slack: float) -> bool:
-    """Whether every stored number is the exact one rounded once to its type; ``slack``: error of ``exact`` itself."""
-    wide = stored.astype(np.float64)
-    if stored.dtype == np.float64:
-        room = np.zeros_like(exact)
-    else:
-        near = exact.astype(stored.dtype)
-        unit = np.abs(np.spacing(near).astype(np.float64)) if stored.dtype.kind == "f" else _unit(near)
-        room = unit * 0.5
-    return bool(np.all(np.abs(wide - exact) <= room * (1 + 1e-6) + slack))
-
-
-def _unit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """One unit in the last place of a type that NumPy has no spacing for (bfloat16: 8 bits of precision)."""
-    size = np.maximum(np.abs(values.astype(np.float64)), 2.0**-126)
-    return np.asarray(2.0 ** (np.floor(np.log2(size)) - 7), np.float64)
 
 
 class Combinations:
@@ -124,7 +56,7 @@ class Combinations:
         if key not in self._known:
             reader = self.side.reader(name)
             # A value that is made of constants alone is rounded, too: its ops may prove what its numbers do not show.
-            stored = reader is not None and _stored(reader, axis, pattern)
+            stored = reader is not None and follows(reader, axis, pattern)
             self._known[key] = stored or self._computed(name, axis, pattern, depth)
         return self._known[key]
 
@@ -135,34 +67,6 @@ class Combinations:
         domain = self.side.domain(entry[0])
         handler = _HANDLERS.get(f"{domain}:{entry[0].op_type}" if domain else entry[0].op_type)
         return handler is not None and handler(_Question(self, entry[0], entry[1], axis, pattern, depth + 1))
-
-
-def _stored(reader: Reader, axis: int, pattern: Pattern) -> bool:
-    """The same of a constant, number by number, in slices across its largest other axis."""
-    others = [n for k, n in enumerate(reader.shape) if k != axis]
-    across = max((k for k in range(len(reader.shape)) if k != axis), key=lambda k: reader.shape[k], default=None)
-    width = 1 if across is None else reader.shape[across]
-    step = max(1, _CHUNK // max(1, prod(others) // max(1, width) * reader.shape[axis]))
-    for start in range(0, max(width, 1), step):
-        index: list[slice | IntArray] = [slice(0, n) for n in reader.shape]
-        if across is not None:
-            index[across] = slice(start, min(start + step, width))
-
-        def lines(at: IntArray, index: list[slice | IntArray] = index) -> npt.NDArray[np.generic]:
-            return np.moveaxis(reader.read([*index[:axis], at, *index[axis + 1 :]]), axis, 0)
-
-        if pattern.source is not None:
-            if not same_bits(np.ascontiguousarray(lines(pattern.new)), np.ascontiguousarray(lines(pattern.source))):
-                return False
-            continue
-        old = lines(pattern.old).astype(np.float64)
-        if pattern.weights is not None:
-            old *= pattern.weights.reshape(-1, *[1] * (old.ndim - 1))
-        mean = old.sum(axis=0) / pattern.old.size
-        slack = 1e-14 * float(np.max(np.abs(old), initial=0.0))
-        if not rounds_to(lines(pattern.new), np.broadcast_to(mean, (pattern.new.size, *mean.shape)), slack):
-            return False
-    return True
 
 
 @dataclass(frozen=True)

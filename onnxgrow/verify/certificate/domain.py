@@ -1,8 +1,8 @@
 """Do new entries stay where an operator has a number for them? A zero behind them makes nothing else of a NaN.
 
-Of logarithms, roots, quotients and powers of computed values, new entries that repeat old ones, or are their mean, are
-as safe as the old ones. Others have to be kept positive by the operators in front, whatever the weights are: what was
-seen on samples only does not count.
+Of logarithms, roots, quotients and powers of computed values, new entries that repeat old ones are as safe as these,
+and so is their mean where a whole range is safe: the mean of two divisors may be 0. Others have to be kept positive by
+the operators in front, whatever the weights are: what was seen on samples only does not count.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ TINY = 1e-30
 LOOK_BACK = 64
 """Operators that are followed back."""
 
-POSITIVE = {"Div": 1, "Log": 0, "Reciprocal": 0}
+POSITIVE = {"Div": 1, "Log": 0, "ReduceLogSum": 0, "Reciprocal": 0}
+DIVISIONS = frozenset(("Div", "Mod", "Reciprocal"))
 INVERSE = frozenset(("Acos", "Asin", "Atanh"))
+"""Ops of what lies between -1 and 1; Atanh is infinite at 1 itself, to which what stays below may be rounded."""
 WITHIN_ONE = frozenset("Cos Erf HardSigmoid Sigmoid Sin Softmax Softsign Tanh".split())
 POSITIVE_ALWAYS = frozenset("Exp Sigmoid Softplus".split())
 BARELY = 1e-45
@@ -32,11 +34,12 @@ BARELY = 1e-45
 NONNEGATIVE = frozenset("Abs HardSigmoid ReduceL1 ReduceL2 ReduceSumSquare Relu Softmax".split())
 FROM_MINUS_ONE = frozenset("Cos Erf Sin Softsign Tanh".split())
 NO_LESS = frozenset(
-    "Cast DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalAveragePool GlobalMaxPool Identity "
+    "DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalAveragePool GlobalMaxPool Identity "
     "MaxPool ReduceMax ReduceMean ReduceMin Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
 )
-"""Ops that give out entries of their first input, or means of them."""
+"""Ops that give out entries of their first input, or means of them, as their first output (Split: as any)."""
 SUMS = frozenset(("CumSum", "ReduceSum"))
+FLOATS = frozenset((ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16))
 
 
 def stays_defined(pair: Pair) -> None:
@@ -45,19 +48,17 @@ def stays_defined(pair: Pair) -> None:
     if side.domain(pair.node):
         return
     if op in POSITIVE:
-        _require_least(pair, POSITIVE[op], TINY)
+        _require_least(pair, POSITIVE[op], TINY, means=op not in DIVISIONS)
     elif op == "Sqrt":
         _require_least(pair, 0, 0.0)
     elif op == "Pow":
-        powers = _powers(side, pair.node)
-        if powers is None or not all(p.is_integer() and p >= 0 for p in powers):
-            _require_least(pair, 0, 0.0 if powers is not None and min(powers, default=0.0) >= 0 else TINY)
+        _require_power(pair)
     elif op == "Acosh":
         _require_least(pair, 0, 1.0)
-    elif op in INVERSE and not _within_one(side, input_name(pair.node, 0)):
+    elif op in INVERSE and (op == "Atanh" or not _within_one(side, input_name(pair.node, 0))):
         _require_least(pair, 0, math.inf)
     elif op == "Mod":
-        _require_least(pair, 1, math.inf)
+        _require_least(pair, 1, math.inf, means=False)
 
 
 def _within_one(side: Side, name: str) -> bool:
@@ -65,26 +66,46 @@ def _within_one(side: Side, name: str) -> bool:
     return node is not None and not side.domain(node) and not side.is_function(node) and node.op_type in WITHIN_ONE
 
 
-def _require_least(pair: Pair, index: int, least: float) -> None:
-    """Require a lower bound of new entries; a positive one is enough where that of the original is no greater."""
+def _require_power(pair: Pair) -> None:
+    """Whole powers from 0 on are those of any number, other powers those of what is positive, or at least 0."""
+    powers = _powers(pair.new, pair.node)
+    if powers is None:
+        # Powers that differ from run to run: also of a constant, and of what did not grow itself.
+        if any(_grew(pair.scaled(i), zeros=False, repeats=False, means=False) for i in (0, 1)):
+            _require_bound(pair, 0, TINY)
+    elif not all(p.is_integer() and p >= 0 for p in powers):
+        alike = len(set(powers)) == 1
+        whole = all(p.is_integer() for p in powers)
+        _require_least(pair, 0, 0.0 if min(powers) >= 0 else TINY, repeats=alike, means=alike and not whole)
+
+
+def _require_least(pair: Pair, index: int, least: float, *, repeats: bool = True, means: bool = True) -> None:
+    """Require a lower bound of new entries of a computed operand.
+
+    A constant is the same in every run, so running the models shows what it leads to.
+    """
+    if pair.reader(index) is None and _grew(pair.scaled(index), zeros=least == 0, repeats=repeats, means=means):
+        _require_bound(pair, index, least)
+
+
+def _require_bound(pair: Pair, index: int, least: float) -> None:
+    """Require a lower bound of an operand; a positive one is enough where that of the original is no greater."""
     name = input_name(pair.node, index)
-    if pair.reader(index) is not None or not _grew(pair.scaled(index), zeros=least == 0):
-        return  # a constant is the same in every run, so running the models shows what it leads to
     found = _Least(pair.new).of(name)
     as_before = found > 0 and found >= _Least(pair.old).of(input_name(pair.original, index))
     defined = found >= least or (as_before and least == TINY)
     require(defined, f"{pair.node.op_type} may have no number for new entries of {name}: nothing bounds them")
 
 
-def _grew(state: Proved, zeros: bool) -> bool:
-    """Whether new entries are neither repetitions of old ones nor their mean; nor zeros, where these are welcome."""
+def _grew(state: Proved, *, zeros: bool, repeats: bool, means: bool) -> bool:
+    """Whether there are new entries, other than zeros, repetitions of old ones and their mean where these are safe."""
     for number, axis in enumerate(state.axes):
         if axis.identity:
             continue
         free = axis.new.copy()
-        if number in state.claim.mean:
+        if means and number in state.claim.mean:
             free &= ~state.claim.mean[number]
-        if number in state.claim.copies:
+        if repeats and number in state.claim.copies:
             free &= state.claim.copies[number] < 0
         if zeros:
             free &= ~state.zero(number)
@@ -119,10 +140,10 @@ class _Least:
         value = self.side.value(name)
         if value is not None:
             return float(value.astype(np.float64).min(initial=math.inf)) if value.dtype.kind in "fiub" else -math.inf
-        node = self.side.producer[name][0] if name in self.side.producer else None
+        node, output = self.side.producer.get(name, (None, 0))
         if node is None or self.side.domain(node) or self.side.is_function(node):
             return -math.inf
-        return self._made(node)
+        return self._made(node) if not output or node.op_type == "Split" else -math.inf
 
     def _made(self, node: ir.Node) -> float:
         op, least = node.op_type, [self.of(name) for name in input_names(node)]
@@ -137,7 +158,10 @@ class _Least:
         if op in NO_LESS:
             return least[0]
         if op in SUMS:
-            return least[0] if least[0] >= 0 else -math.inf
+            from_zero = node.attributes.get_int("exclusive", 0)  # then the first sum is that of nothing
+            return -math.inf if least[0] < 0 else 0.0 if from_zero else least[0]
+        if op == "Cast":
+            return self._cast(node, least[0])
         if op in ("Add", "Sum"):
             return sum(least)
         if op in ("Concat", "Min"):
@@ -160,14 +184,22 @@ class _Least:
         if op == "AveragePool":
             counted = node.attributes.get_int("count_include_pad", 0) and least[0] > 0
             return least[0] / math.prod(node.attributes.get_ints("kernel_shape", ())) if counted else least[0]
-        if op == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
-            return min(least[0], self._number(node, 2, "value", 0.0) or 0.0)
+        if op == "Pad":
+            constant = node.attributes.get_string("mode", "constant") == "constant"
+            return min(least[0], self._number(node, 2, "value", 0.0) or 0.0) if constant else least[0]
         return -math.inf
+
+    def _cast(self, node: ir.Node, least: float) -> float:
+        """Rounding keeps the order, and may lead to 0; whole numbers wrap around."""
+        to = ir.DataType(node.attributes.get_int("to", 0))
+        with np.errstate(over="ignore"):
+            return float(np.float64(least).astype(to.numpy())) if to in FLOATS else -math.inf
 
     def _power(self, node: ir.Node, least: float) -> float:
         powers = _powers(self.side, node) or []
         if least >= 0 and powers:
-            return min(least**p for p in powers) if min(powers) >= 0 else 0.0
+            with np.errstate(over="ignore"):
+                return float(np.power(least, powers).min()) if min(powers) >= 0 else 0.0
         return 0.0 if powers and all(p >= 0 and p % 2 == 0 for p in powers) else -math.inf
 
     def _clipped(self, node: ir.Node, least: float) -> float:

@@ -26,7 +26,7 @@ def old_region(grown: Array, axes: Mapping[int, AxisMap]) -> Array:
         ValueError: The map does not fit the array's shape.
     """
     for axis, axis_map in sorted(axes.items()):
-        if axis >= grown.ndim or grown.shape[axis] != axis_map.new_size:
+        if not 0 <= axis < grown.ndim or grown.shape[axis] != axis_map.new_size:
             raise ValueError(f"shape {list(grown.shape)} does not fit the growth map on axis {axis}")
         if not axis_map.is_identity or axis_map.new_size != axis_map.old_size:
             kept = axis_map.positions()

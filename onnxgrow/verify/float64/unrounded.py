@@ -87,5 +87,7 @@ def _exact(key: str, original: ir.Model, growth_map: GrowthMap) -> float | None:
     if node is None or growth is None or not growth.axes:
         return None
     last = growth.axes[max(growth.axes)]
+    if not last.new_size:
+        return None
     old = np.float64(np.float32(node.attributes.get_float("epsilon", 1e-5)))
     return float(old * last.old_size / last.new_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from certificate_case import Case, grow, more, reasons, rnd
 from undefined_models import SAFE, UNSAFE, network
 
 from onnxgrow.analysis import channel_sets
@@ -56,3 +57,38 @@ def test_a_logarithm_that_fails_on_rare_inputs_only_is_seen() -> None:
     assert status["runtime"] is status["float64"] is TierStatus.PASSED
     assert status["certificate"] is TierStatus.FAILED
     assert report.verdict is Verdict.NOT_EQUIVALENT
+
+
+def combined(body: str, fact: str, **tensors: np.ndarray) -> Case:
+    """Two new channels of ``h`` that are the mean of the four old ones, or anything, in front of an operator."""
+    first = rnd(3, 4)
+    mean = np.repeat(first.mean(axis=1, keepdims=True), 2, axis=1)
+    axis = more(4, 2, fact)
+    return grow(
+        f"(float[2,3] x) => (float[2,2] y) {{ h = MatMul(x, u)  {body}  y = MatMul(z, v) }}",
+        {"u": first, "v": rnd(4, 2), **tensors},
+        {"u": {1: axis}, "v": {0: more(4, 2)}},
+        {"h": {1: axis}, "z": {1: more(4, 2)}},
+        zero={"v": (1, 0)},
+        put={"u": np.concatenate([first, mean], axis=1)},
+    )
+
+
+MEANS = {
+    "logarithm": ("z = Log(h)", {}, True),
+    "root": ("z = Sqrt(h)", {}, True),
+    "half power": ("z = Pow(h, p)", {"p": np.array(0.5, np.float32)}, True),
+    "quotient": ("z = Div(c, h)", {"c": np.array(1, np.float32)}, False),
+    "reciprocal": ("z = Reciprocal(h)", {}, False),
+    "negative whole power": ("z = Pow(h, p)", {"p": np.array(-2, np.float32)}, False),
+}
+
+
+@pytest.mark.parametrize("case", MEANS)
+def test_the_mean_of_the_old_entries_is_no_safe_divisor(case: str) -> None:
+    """That of 1 and -1 is 0; but the mean of what has a logarithm has one."""
+    body, tensors, safe = MEANS[case]
+    result = combined(body, "mean", **tensors).certify()
+    assert (result.status is TierStatus.PASSED) == safe, reasons(result)
+    assert safe or "may have no number" in reasons(result)
+    assert combined(body, "any", **tensors).certify().status is TierStatus.FAILED
