@@ -47,3 +47,13 @@ def test_outputs_that_are_no_numbers_prove_nothing():
     nothing = np.full(3, np.nan, np.float32)
     assert zoo_torch.gap([nothing], [nothing]) == float("inf")
     assert zoo_torch.gap([np.zeros(0, np.float32)], [np.zeros(0, np.float32)]) == 0
+
+
+def test_a_step_that_moves_nothing_proves_nothing(folder, monkeypatch):
+    monkeypatch.setattr(zoo_torch, "STEPS", (0.0,))
+    assert zoo_torch.main(["--models", str(folder), "--only", "digits_cnn"]) == 1
+
+
+def test_a_bound_without_an_end_fails(folder, monkeypatch):
+    monkeypatch.setattr(zoo_torch, "noise", lambda *_: float("inf"))
+    assert zoo_torch.main(["--models", str(folder), "--only", "digits_cnn"]) == 1
