@@ -10,7 +10,7 @@ from onnxgrow.concrete.infer import Concrete
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.interpreter import topological
 from onnxgrow.verify.float64.restrict import axes_of, counterparts, factor_of, origins
-from onnxgrow.verify.runtime import Pair
+from onnxgrow.verify.level import Pair
 
 __all__ = ["compared_pairs"]
 

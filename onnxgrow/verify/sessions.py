@@ -315,10 +315,12 @@ def try_open(source: ModelSource, provider: str, *, optimised: bool, strict: boo
         raise RefusedError(one_line(e)) from e
 
 
-def run_original(session: RuntimeSession, feeds: Mapping[str, Any]) -> dict[str, Any]:
+def run_original(
+    session: RuntimeSession, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Run the user's own model. Raises UnsupportedError where it fails."""
     try:
-        return session.run(feeds)
+        return session.run(feeds, outputs)
     except Exception as e:  # onnxruntime's exceptions have no common base
         raise UnsupportedError(
             "original model",

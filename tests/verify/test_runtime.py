@@ -15,11 +15,11 @@ from by_hand import copy, grown_cnn, grown_mlp, mlp, set_weight, text_model, wei
 from onnxgrow.axis_map import AxisMap
 from onnxgrow.errors import EnvironmentFault, UnsupportedError, UsageError
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.verify import sessions
+from onnxgrow.verify import level, sessions
 from onnxgrow.verify.noise import moved, moved_inputs, moved_weights
 from onnxgrow.verify.report import TierStatus
 from onnxgrow.verify.runtime import Pair, run_tier
-from onnxgrow.verify.sessions import ModelSource, check_runtime, open_session, resolve_provider
+from onnxgrow.verify.sessions import ModelSource, RuntimeSession, check_runtime, open_session, resolve_provider
 
 RNG = np.random.default_rng(5)
 X = {"x": RNG.normal(size=(5, 6)).astype(np.float32)}
@@ -67,6 +67,35 @@ def test_a_moved_output_fails() -> None:
     result = run_tier(source(original), source(grown), [X], "cpu", growth)
     assert result.status is TierStatus.FAILED
     assert {f.subject for f in result.findings} == {"y"}
+
+
+def test_a_run_gives_out_no_more_than_its_share_and_all_values_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, grown, growth = grown_mlp()
+    each = [Pair(p.name, p.of, p.axes, nbytes=100) for p in pairs(growth, "h", "a")]
+    asked: list[list[str]] = []
+    run = RuntimeSession.run
+
+    def watched(session: RuntimeSession, feeds, outputs=None):
+        asked.append(list(outputs))
+        return run(session, feeds, outputs)
+
+    monkeypatch.setattr(RuntimeSession, "run", watched)
+    monkeypatch.setattr(level, "RUN_LIMIT", 100)
+    result = run_tier(source(original), source(grown), [X], "cpu", growth, each)
+    assert result.status is TierStatus.PASSED, result.findings
+    assert (result.figures["values_compared"], result.figures["outputs_compared"]) == (2, 2)
+    assert {tuple(names) for names in asked} == {("y", "h"), ("a",), ("y",)}  # the last without intermediate values
+
+
+def test_a_fault_in_the_last_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, grown, growth = grown_mlp()
+    set_weight(grown, "b1", weight(grown, "b1") + np.float32(1e-2))
+    set_weight(grown, "w2", 0 * weight(grown, "w2"))
+    set_weight(original, "w2", 0 * weight(original, "w2"))  # nothing reaches the output
+    monkeypatch.setattr(level, "RUN_LIMIT", 100)
+    each = [Pair(p.name, p.of, p.axes, nbytes=100) for p in pairs(growth, "h", "a")]
+    result = run_tier(source(original), source(grown), [X], "cpu", growth, each)
+    assert {f.subject for f in result.findings} == {"h", "a"}
 
 
 def test_a_fault_in_front_of_a_saturated_output_needs_the_intermediate_values() -> None:
