@@ -1,8 +1,9 @@
 """Write ``docs/architectures.md``: how much of which architecture grows, from reports of the zoo run.
 
     python -m tools.make_exports --out DIR
-    python -m tools.zoo --models DIR --residual --sets 6 --report REPORT.json      # may be run in slices
-    python -m tools.architectures REPORT.json...
+    python -m tools.zoo --models DIR --residual --report EXPORTS.json      # may be run in slices, by --only
+    python -m tools.zoo --residual --report REAL.json
+    python -m tools.architectures EXPORTS.json REAL.json...
 
 A model that several reports name counts as the last of them says. Exit code 1, and nothing is written, when a report
 holds a fault: a document is no place for one.
@@ -30,26 +31,30 @@ SILENT = ("it is an input of the network", "size 1", "no weight writes it", "no 
 TEXTS = ("architecture", "exporter", "together", "dead")
 COLUMNS = (
     *("architecture", "exporter", "weights", "growable", "grown", "sets", "alone", "together", "difference"),
-    *("float64", "dead"),
+    *("float64", "seconds", "dead"),
 )
+STAGES = ("analysis", "grow", "verify", "singles")
 
 HEAD = """# Architectures
 
-Written by `python -m tools.architectures`; do not edit. The networks are those of `tools/exports`, small, with random
-weights and randomised norms, written by the exporters of PyTorch (`legacy`: TorchScript, `kept`: the same with names of
-parameters and batch normalisation kept, `dynamo`: the newer one) and by quantisers and converters (`qdq`, `dynamic`,
-`fp16`, `bf16`). A network that has no line for an exporter was not tried in that form, and nothing is said of it; of
-quantised files with integer operators (QLinearConv and the like) there are only the `dynamic` ones.
+Written by `python -m tools.architectures`; do not edit. The *real* networks are those of public packages
+(`tools/zoo_manifest.json`) and of `models/`. The others are those of `tools/exports`, small, with random weights and
+randomised norms, written by the exporters of PyTorch (`legacy`: TorchScript, `kept`: the same with names of parameters
+and batch normalisation kept, `dynamo`: the newer one) and by quantisers and converters (`qdq`, `dynamic`, `fp16`,
+`bf16`). A network that has no line for an exporter was not tried in that form, and nothing is said of it; of quantised
+files with integer operators (QLinearConv and the like) there are only the `dynamic` ones.
 
 Every growable channel set, residual streams included (`--residual`), grew together with all others, each by another
-number of channels, and some grew alone. *Growable* counts linear weights of which a channel axis can grow, *grown* the
-ones with more channels in the result. *Difference* is the largest one of any output in ONNX Runtime, in parts of the
-bound: ten times the measured noise floor, at least ten machine epsilons. *float64* is the largest one of any old entry
-of any value in double precision. *Dead* sets grew exactly, and are named because nothing in them learns on the inputs
-tried. *Refused* files hold no linear weight that can grow, *unrunnable* ones do not run in ONNX Runtime on a CPU;
-nothing is written for them. Weights that integer operators multiply, and those of unrunnable files, are in no column:
-the percentages would be lower with them. The reasons at the end are the last one of each set that stays, without those
-that say nothing of the architecture.
+number of channels, and so many of them grew alone as *alone* says. *Growable* counts linear weights of which a channel
+axis can grow, *grown* the ones with more channels in the result. *Difference* is the largest one of any output in ONNX
+Runtime, in parts of the bound: ten times the measured noise floor, at least ten machine epsilons. *float64* is the
+largest one of any old entry of any value in double precision, in parts of the bound there. *Seconds* are those of
+analysis, growth of everything, its verification by all tiers, and growing sets alone; each run shared its machine with
+others. *Dead* sets grew exactly, and are named because nothing in them learns on the inputs tried. *Refused* files
+hold no linear weight that can grow, *unrunnable* ones do not run in ONNX Runtime on a CPU; nothing is written for
+them. Weights that integer operators multiply, and those of unrunnable files, are in no column: the percentages would
+be lower with them. The reasons at the end are the last one of each set that stays, without those that say nothing of
+the architecture.
 """
 
 Row = Mapping[str, Any]
@@ -98,7 +103,7 @@ def render(rows: Sequence[Row]) -> str:
 
 def _parts(model: str) -> tuple[str, str]:
     name, _, form = model.rpartition(".")
-    return (name, form) if name else (model, "")
+    return (name, form) if name else (model, "real")
 
 
 def _share(row: Row) -> int:
@@ -107,7 +112,6 @@ def _share(row: Row) -> int:
 
 def _line(row: Row) -> str:
     name, form = _parts(row["model"])
-    difference, bound = row["difference"], row["bound"]
     cells = [
         name,
         form,
@@ -117,11 +121,16 @@ def _line(row: Row) -> str:
         row["sets"],
         f"{row['singles_ok']}/{row['singles']}",
         row["joint"],
-        "" if difference is None or not bound else f"{difference / bound:.2f}",
-        "" if row["float64"] is None else f"{row['float64']:.0e}",
+        _parts_of(row["difference"], row["bound"]),
+        _parts_of(row["float64"], row["float64_bound"]),
+        " + ".join(f"{row['seconds'].get(stage, 0):.1f}" for stage in STAGES),
         ", ".join(row["dead"]),
     ]
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _parts_of(difference: float | None, bound: float | None) -> str:
+    return "" if difference is None or not bound else f"{difference / bound:.2f}"
 
 
 def _little(rows: Sequence[Row]) -> list[str]:

@@ -14,14 +14,17 @@ from tools.zoo import Row
 
 def row(model: str, **given: Any) -> dict[str, Any]:
     plain = {"weights": 10, "growable_weights": 10, "grown_weights": 9, "sets": 4, "singles": 2, "singles_ok": 2}
-    figures = {"joint": "equivalent", "difference": 1e-7, "bound": 2e-6, "float64": 2e-16}
+    figures = {"joint": "equivalent", "difference": 1e-7, "bound": 2e-6, "float64": 2e-16, "float64_bound": 4e-15}
     return vars(Row(model, **{**plain, **figures, **given}))
 
 
 def test_a_line_holds_what_the_run_found() -> None:
-    text = render([row("net.legacy", dead=["w"])])
-    assert "| net | legacy | 10 | 10 (100 %) | 9 | 4 | 2/2 | equivalent | 0.05 | 2e-16 | w |" in text
-    assert "1 files of 1 architectures: 10 of 10 linear weights can grow, 9 grew together" in text
+    took = {"load": 9.0, "analysis": 0.14, "grow": 0.2, "verify": 3.0}
+    text = render([row("net.legacy", dead=["w"], seconds=took), row("public")])
+    line = "10 | 10 (100 %) | 9 | 4 | 2/2 | equivalent | 0.05 | 0.05 |"
+    assert f"| net | legacy | {line} 0.1 + 0.2 + 3.0 + 0.0 | w |" in text
+    assert f"| public | real | {line} 0.0 + 0.0 + 0.0 + 0.0 |  |" in text
+    assert "2 files of 2 architectures: 20 of 20 linear weights can grow, 18 grew together" in text
 
 
 def test_where_little_grows_the_reasons_are_listed() -> None:
