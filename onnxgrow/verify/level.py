@@ -1,6 +1,7 @@
 """Both models in ONNX Runtime at one optimisation level, compared value by value.
 
-Intermediate values are asked for in groups: what is held at once stays small, however deep the network is.
+Intermediate values are asked for in shares, each in sessions of its own: ONNX Runtime holds everything that a session
+may give out until the end of a run. So what is held at once stays small, however deep the network is.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from onnxgrow.verify.noise import moved_inputs, moved_weights
 from onnxgrow.verify.regroup import regrouped
 from onnxgrow.verify.sessions import ModelSource, RefusedError, RuntimeSession, one_line, run_original, try_open
 
-__all__ = ["GrownFault", "InnerRefused", "Level", "Measured", "Pair"]
+__all__ = ["GrownFault", "InnerRefused", "Level", "Measured", "Pair", "shares"]
 
 DRAWS = 2
 MARGIN = 10.0
 FLOORS = 10.0
 RUN_LIMIT = 40_000_000
-"""Bytes of the intermediate values that one run gives out; three runs are held at once (original, result, noise)."""
+"""Bytes of the intermediate values of the result that one run gives out; those of the original, and of the original
+with noise, are held beside them."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,17 @@ class InnerRefused(Exception):
 
 
 class Level:
-    """Both models at one optimisation level.
+    """Both models at one optimisation level, with a share of their intermediate values as further outputs.
 
     Args:
         old, new: The original and the result.
         provider: ``cpu`` or ``cuda``.
         strict: Every node has to run on that provider.
         level: ``disabled`` or ``all``: the graph optimisations of ONNX Runtime.
-        pairs: Intermediate values to compare beside the outputs.
         growth_map: Maps of the outputs' axes.
         seed: Of the noise.
+        pairs: The intermediate values, see :func:`shares`.
+        outputs: Whether to compare the outputs of the network, too.
 
     Raises:
         GrownFault: ONNX Runtime refuses the result, or its outputs are not those of the original.
@@ -100,9 +103,10 @@ class Level:
         provider: str,
         strict: bool,
         level: str,
-        pairs: Sequence[Pair],
         growth_map: GrowthMap | None,
         seed: int,
+        pairs: Sequence[Pair],
+        outputs: bool = True,
     ) -> None:
         self.provider, self.strict, self.level, self.seed = provider, strict, level, seed
         self.optimised = level == "all"
@@ -127,34 +131,30 @@ class Level:
         if len(before) != len(after):
             raise GrownFault(f"{len(after)} outputs where the original has {len(before)}")
         maps = {} if growth_map is None else growth_map.values
-        outputs = [Pair(n, o, maps[n].axes if n in maps else {}) for o, n in zip(before, after, strict=True)]
-        self.groups = list(_groups(outputs, pairs))
+        own = [Pair(n, o, maps[n].axes if n in maps else {}) for o, n in zip(before, after, strict=True)]
+        self.pairs = [*(own if outputs else ()), *pairs]
+        self.asked = list(dict.fromkeys(pair.of for pair in self.pairs))
 
     def _open(self, source: ModelSource) -> RuntimeSession:
         return try_open(source, self.provider, optimised=self.optimised, strict=self.strict)
 
-    def run(self, feeds_list: Sequence[Mapping[str, Any]]) -> tuple[list[Measured], dict[str, int]]:
+    def run(self, feeds_list: Sequence[Mapping[str, Any]]) -> list[Measured]:
         """Compare on every feed; a value out of bounds gets a second look with more noise before it is a fault."""
         found: list[Measured] = []
         for index, feeds in enumerate(feeds_list):
-            for group in self.groups:
-                found += self._measure(feeds, index, group)
-        return found, dict(self.new.nodes)
-
-    def _measure(self, feeds: Mapping[str, Any], index: int, group: Sequence[Pair]) -> list[Measured]:
-        olds = list(dict.fromkeys(pair.of for pair in group))
-        before = run_original(self.old, feeds, olds)
-        try:
-            after = self.new.run(feeds, [pair.name for pair in group])
-        except Exception as e:  # onnxruntime's exceptions have no common base
-            raise GrownFault(f"fails on the result: {one_line(e)}") from e
-        floors = dict.fromkeys(before, 0.0)
-        self._raise_floors(floors, before, feeds, index, weights=False)
-        measured = [self._one(pair, before, after, floors) for pair in group]
-        if any(not m.passed and not m.fault for m in measured):
-            self._raise_floors(floors, before, feeds, index, weights=True)
-            measured = [self._one(pair, before, after, floors) for pair in group]
-        return measured
+            before = run_original(self.old, feeds, self.asked)
+            try:
+                after = self.new.run(feeds, [pair.name for pair in self.pairs])
+            except Exception as e:  # onnxruntime's exceptions have no common base
+                raise GrownFault(f"fails on the result: {one_line(e)}") from e
+            floors = dict.fromkeys(before, 0.0)
+            self._raise_floors(floors, before, feeds, index, weights=False)
+            measured = [self._one(pair, before, after, floors) for pair in self.pairs]
+            if any(not m.passed and not m.fault for m in measured):
+                self._raise_floors(floors, before, feeds, index, weights=True)
+                measured = [self._one(pair, before, after, floors) for pair in self.pairs]
+            found += measured
+        return found
 
     def _raise_floors(
         self, floors: dict[str, float], before: Mapping[str, Any], feeds: Mapping[str, Any], index: int, weights: bool
@@ -244,14 +244,14 @@ def _with_outputs(source: ModelSource, names: Iterable[str]) -> ModelSource:
     return source.with_proto(proto)
 
 
-def _groups(outputs: Sequence[Pair], pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """The outputs with as many intermediate values as fit into a run, then the others."""
-    group, room = list(outputs), RUN_LIMIT
+def shares(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Intermediate values in order, so many at a time as a run may give out; at least one share, which may be empty."""
+    share: list[Pair] = []
+    room = RUN_LIMIT
     for pair in pairs:
-        if group and pair.nbytes > room:
-            yield group
-            group, room = [], RUN_LIMIT
-        group.append(pair)
+        if share and pair.nbytes > room:
+            yield share
+            share, room = [], RUN_LIMIT
+        share.append(pair)
         room -= pair.nbytes
-    if group:
-        yield group
+    yield share

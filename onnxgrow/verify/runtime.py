@@ -12,12 +12,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.verify.level import GrownFault, InnerRefused, Level, Measured, Pair
+from onnxgrow.verify.level import GrownFault, InnerRefused, Level, Measured, Pair, shares
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 from onnxgrow.verify.sessions import ModelSource, resolve_provider
 
@@ -61,19 +62,22 @@ def run_tier(
     measured: list[Measured] = []
     findings: list[Finding] = []
     nodes: dict[str, dict[str, int]] = {}
-    for level, optimised in (("disabled", False), ("all", True)):
-        values = [] if optimised else inner
+    for level, values in (("disabled", inner), ("all", [])):
+        compare = partial(Level, old, new, used, strict, level, growth_map, seed)
         try:
-            try:
-                level_found, assigned = Level(old, new, used, strict, level, values, growth_map, seed).run(feeds_list)
-            except InnerRefused as e:
-                skipped = f"ONNX Runtime does not give them out: {e}"
-                level_found, assigned = Level(old, new, used, strict, level, [], growth_map, seed).run(feeds_list)
+            for number, share in enumerate(shares(values)):
+                try:
+                    found = compare(share, outputs=not number)
+                except InnerRefused as e:
+                    skipped = f"ONNX Runtime does not give them out: {e}"
+                    if number:
+                        continue
+                    found = compare([])
+                measured += found.run(feeds_list)
+                nodes[level] = dict(found.new.nodes)
+                del found  # before the next sessions are opened
         except GrownFault as e:
             findings.append(Finding("result", f"ONNX Runtime ({level}): {e}"))
-            continue
-        measured += level_found
-        nodes[level] = assigned
     faults: dict[tuple[str, str], Measured] = {(m.level, m.name): m for m in measured if not m.passed}
     findings += [Finding(m.name, _reason(m)) for m in faults.values()]
     if not findings and not any(m.is_output for m in measured):

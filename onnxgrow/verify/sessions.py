@@ -203,6 +203,7 @@ def _options(runtime: Any, optimised: bool, strict: bool, folder: Path | None) -
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     level = runtime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = False  # an arena keeps what a run took until the session is closed
     options.add_session_config_entry("session.disable_prepacking", "1")
     # Threads that spin while they wait take the processors from everything else, and gain a few microseconds.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -319,14 +319,20 @@ def test_what_onnx_ir_cannot_hold_is_compared_when_given() -> None:
 
 
 def test_a_fault_of_the_check_itself_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxgrow.verify.accounting as module
-
     def broken(*arguments: object, **keywords: object) -> str:
         raise RuntimeError("boom")
 
-    for name in ("node_difference", "value_difference", "tensor_digest", "model_digest", "function_difference"):
+    for name in (
+        "nodes.node_difference",
+        "nodes.declared_difference",
+        "surroundings.declared_difference",
+        "surroundings.function_difference",
+        "tensors.value_difference",
+        "tensors.tensor_digest",
+        "listed.model_digest",
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, broken)
+            patch.setattr(f"onnxgrow.verify.accounting.{name}", broken)
             result = case().account()
         assert result.status is TierStatus.FAILED
         assert "boom" in reasons(result)
