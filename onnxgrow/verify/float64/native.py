@@ -148,7 +148,7 @@ def _rounded(x: Any, dtype: ir.DataType | None) -> Any:
     if dtype in _FLOATS and isinstance(x, np.ndarray):
         with np.errstate(all="ignore"):
             return np.asarray(x.astype(_FLOATS[dtype]), order="C")
-    return x
+    return np.asarray(x) if isinstance(x, np.generic) else x  # NumPy makes a scalar of an array without axes
 
 
 def _run(session: RuntimeSession, feeds: Mapping[str, Any], name: str, reason: str) -> list[Any]:
