@@ -163,10 +163,8 @@ def _unify(forest: Forest, a: Term, b: Term) -> bool:
     if b.kind is Kind.ATOM:
         forest.link(b, a)
         return True
-    if a.kind is b.kind is Kind.PRODUCT:
-        done = _unify_products(forest, a, b)
-    elif a.kind is b.kind is Kind.CONCAT:
-        done = _unify_concats(forest, a, b)
+    if a.kind is b.kind:
+        done = _unify_parts(forest, a, b, a.kind)
     else:
         concat, product = (a, b) if a.kind is Kind.CONCAT else (b, a)
         done = _unify_mixed(forest, concat, product)
@@ -212,16 +210,17 @@ def _divisible(forest: Forest, term: Term, size: int) -> bool:
     return size == 1
 
 
-def _unify_products(forest: Forest, a: Term, b: Term) -> bool:
-    """Match factors from the right; where sizes differ, the bigger one is factored by the smaller."""
-    left, right = forest.flat(a, Kind.PRODUCT), forest.flat(b, Kind.PRODUCT)
+def _unify_parts(forest: Forest, a: Term, b: Term, kind: Kind) -> bool:
+    """Match factors from the right, parts of concatenations from the left; of two sizes the bigger one is divided."""
+    divide, step = (_factor, 1) if kind is Kind.PRODUCT else (_split, -1)
+    left, right = forest.flat(a, kind)[::step], forest.flat(b, kind)[::step]
     while left and right:
         x, y = forest.find(left[-1]), forest.find(right[-1])
-        if x.kind is Kind.PRODUCT:
-            left[-1:] = forest.flat(x, Kind.PRODUCT)
+        if x.kind is kind:
+            left[-1:] = forest.flat(x, kind)[::step]
             continue
-        if y.kind is Kind.PRODUCT:
-            right[-1:] = forest.flat(y, Kind.PRODUCT)
+        if y.kind is kind:
+            right[-1:] = forest.flat(y, kind)[::step]
             continue
         if x.size == y.size:
             if not _unify(forest, x, y):
@@ -232,37 +231,10 @@ def _unify_products(forest: Forest, a: Term, b: Term) -> bool:
         if x.size < y.size:
             left, right = right, left
             x, y = y, x
-        pair = _factor(forest, x, y.size)
-        if pair is None:
+        divided = divide(forest, x, y.size)
+        if divided is None:
             return False
-        left[-1:] = pair
-    return not left and not right
-
-
-def _unify_concats(forest: Forest, a: Term, b: Term) -> bool:
-    """Match parts from the left; where sizes differ, the bigger one is cut."""
-    left, right = forest.flat(a, Kind.CONCAT)[::-1], forest.flat(b, Kind.CONCAT)[::-1]
-    while left and right:
-        x, y = forest.find(left[-1]), forest.find(right[-1])
-        if x.kind is Kind.CONCAT:
-            left[-1:] = forest.flat(x, Kind.CONCAT)[::-1]
-            continue
-        if y.kind is Kind.CONCAT:
-            right[-1:] = forest.flat(y, Kind.CONCAT)[::-1]
-            continue
-        if x.size == y.size:
-            if not _unify(forest, x, y):
-                return False
-            left.pop()
-            right.pop()
-            continue
-        if x.size < y.size:
-            left, right = right, left
-            x, y = y, x
-        cut = _split(forest, x, y.size)
-        if cut is None:
-            return False
-        left[-1:] = cut[::-1]
+        left[-1:] = divided[::step]
     return not left and not right
 
 
