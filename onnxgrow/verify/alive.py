@@ -9,8 +9,9 @@ A new channel is alive when at least one side of it gets a gradient:
   0 moves one way only, |x| and x·x move the same way twice, and their derivative there is zero (zero fan-in).
 
 All sets are measured together in at most four float64 evaluations: as it is, readers moved, which has to show in the
-graph's outputs, and writers moved up and down. The last two are left out where nothing can come of them: behind readers
-whose new entries are all zero, as zero fan-out makes them, no gradient reaches a writer.
+graph's outputs or in the numbers in front of them (:mod:`onnxgrow.verify.ends`), and writers moved up and down. The
+last two are left out where nothing can come of them: behind readers whose new entries are all zero, as zero fan-out
+makes them, no gradient reaches a writer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import onnx_ir as ir
 
 from onnxgrow.axis_map import ZERO
 from onnxgrow.growth_map import GrowthMap, SetGrowth
+from onnxgrow.verify.ends import ends
 from onnxgrow.verify.fit import axes_difference
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
@@ -216,12 +218,14 @@ class _Probe:
 
     @staticmethod
     def _evaluate(prepared: Prepared, feeds: Mapping[str, Any], names: set[str]) -> tuple[dict[str, Any], list[Any]]:
-        """The named values and the graph outputs."""
+        """The named values, and those where a gradient enters."""
         values = [v for v in (*prepared.graph.inputs, *prepared.by_name.values()) if v.name in names]
-        run = prepared.interpreter(prepared.inputs(feeds), [*values, *prepared.graph.outputs])
+        inputs = prepared.inputs(feeds)
+        entries = ends(prepared)
+        run = prepared.interpreter(inputs, [*values, *entries])
         for _ in run.steps():
             pass
-        return {str(v.name): run.read(v) for v in values}, [run.read(v) for v in prepared.graph.outputs]
+        return {str(v.name): run.read(v) for v in values}, [run.read(v) for v in entries]
 
     def result(self, s: SetGrowth) -> AliveResult:
         """What the runs say about one set."""

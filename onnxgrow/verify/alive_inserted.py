@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.growth_map import CONTENTS, DRAWN, GrowthMap
+from onnxgrow.growth_map import CONTENTS, DRAWN, TAKEN_BACK, GrowthMap
+from onnxgrow.verify.ends import ends
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.kernels import EvaluationError, NoFloat64Error
 from onnxgrow.verify.float64.kernels.dtype import to_float64
@@ -70,7 +71,7 @@ def check(
         One result per layer. ``channels`` counts input channels of identity layers, and the factors of an ActiSwitch.
     """
     formulas = {name: growth.formula for name, growth in growth_map.tensors.items()}
-    names = [name for name, formula in formulas.items() if formula in CONTENTS and formula != DRAWN]
+    names = [name for name, formula in formulas.items() if formula in CONTENTS and formula not in (DRAWN, TAKEN_BACK)]
     if not names or not feeds_list:
         return ()
     layers = list(dict.fromkeys(name.rpartition(".")[0] for name in names))
@@ -157,7 +158,7 @@ S = TypeVar("S", bound=Site)
 def measured(
     base: Prepared, moved: Prepared, sites: Sequence[S], feeds_list: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[S, Array], bool]:
-    """Activity at every site over all feeds, and whether the outputs of ``moved`` are others than those of ``base``."""
+    """Activity at every site over all feeds, and whether ``moved`` gives out others than ``base``."""
     found: dict[S, Array] = {}
     by_value: dict[ir.Value, list[S]] = {}
     for site in sites:
@@ -172,7 +173,9 @@ def measured(
     for feeds in feeds_list:
         outputs = []
         for prepared in (base, moved):
-            run = prepared.interpreter(prepared.inputs(feeds), list(prepared.graph.outputs))
+            inputs = prepared.inputs(feeds)
+            entries = ends(prepared)
+            run = prepared.interpreter(inputs, entries)
             if prepared is base:
                 for value in prepared.graph.inputs:
                     if value in run.values:
@@ -181,7 +184,7 @@ def measured(
                 if prepared is base:
                     for value, x in zip(node.outputs, made, strict=True):
                         note(value, x)
-            outputs.append([run.read(v) for v in prepared.graph.outputs])
+            outputs.append([run.read(v) for v in entries])
         for old, new in zip(*outputs, strict=True):
             apart = difference(old, new)
             moves |= bool(apart.fault) or apart.relative > MOVED

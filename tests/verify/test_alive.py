@@ -38,6 +38,32 @@ def test_zero_fan_out_is_alive_through_its_readers(make, feeds, count: int) -> N
     assert "readers" in found.note
 
 
+DISCRETE = {
+    "a class": "int64[N] c) => y = Gemm(a, w2, b2)  c = ArgMax <axis = 1, keepdims = 0> (y)",
+    "a word": "string[N] c) => y = Gemm(a, w2, b2)  i = ArgMax <axis = 1, keepdims = 0> (y)"
+    ' c = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1], values_strings = ["a", "b"]> (i)',
+    "a truth value": "bool[N,3] c) => y = Gemm(a, w2, b2)  c = Greater(y, far)",
+}
+
+
+@pytest.mark.parametrize("dead", [False, True], ids=["alive", "dead"])
+@pytest.mark.parametrize("end", DISCRETE.values(), ids=DISCRETE)
+def test_outputs_without_a_gradient_are_judged_by_the_scores_in_front_of_them(end: str, dead: bool) -> None:
+    output, last = end.split(" => ")
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> g (float[N,6] x) => ('
+        f"{output} {{ h = Gemm(x, w1, b1)  a = Relu(h)  {last} }}"
+    )
+    if dead:
+        text = text.replace("y = Gemm(a, w2, b2)", "p = Gemm(a, w2, b2)  y = Mul(p, none)")
+    base = mlp()
+    constants = {"far": np.float32(1e3), "none": np.float32(0)}
+    weights = {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")} | {n: x for n, x in constants.items() if n in text}
+    _, grown, growth = grown_mlp(text_model(text, weights))
+    (found,) = check(grown, growth, [X])
+    assert found.alive == (0 if dead else 3), found.note
+
+
 @pytest.mark.parametrize(
     ("body", "alive"),
     [

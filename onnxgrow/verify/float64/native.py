@@ -75,7 +75,7 @@ class NativeOperators:
         graphs = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
         if any(a.is_ref() or a.type in graphs for a in node.attributes.values()):
             raise NoFloat64Error(name, reason)
-        read = {v.name or "": self._dtype(v) for v in node.inputs if v is not None}
+        read = {v.name or "": self.dtype(v) for v in node.inputs if v is not None}
         unknown = sorted(k for k, dtype in read.items() if dtype not in _FLOATS and dtype not in _EXACT)
         if unknown:
             kind = read[unknown[0]]
@@ -119,7 +119,7 @@ class NativeOperators:
             model.opset_import.add(domain=domain, version=version)
         return ModelSource(model.SerializeToString())
 
-    def _dtype(self, value: ir.Value) -> ir.DataType | None:
+    def dtype(self, value: ir.Value) -> ir.DataType | None:
         """The dtype that the model has there: stored, declared or inferred; None for what is no tensor."""
         if value.const_value is not None:
             return value.const_value.dtype
