@@ -25,6 +25,7 @@ from onnxgrow.verify.fit import misfits
 from onnxgrow.verify.float64.unrounded import unrounded, with_exact_attributes
 from onnxgrow.verify.functions import unfold
 from onnxgrow.verify.inputs import Variant, variants
+from onnxgrow.verify.memory import give_back_freed
 from onnxgrow.verify.merge import merged
 from onnxgrow.verify.pairs import compared_pairs
 from onnxgrow.verify.report import AliveResult, Finding, GrownOutput, Report, TierResult, TierStatus, Verdict
@@ -135,6 +136,7 @@ def verify(
                 as_stored = (model_source(m, p) for m, p in zip(stored, (original_path, grown_path), strict=True))
                 parts.append(("functions as stored", jobs[0].as_stored(*as_stored)))
             results.append(merged(name, parts))
+            give_back_freed()
         else:
             results.append(_not_run(name, "left out on request"))
     results = [_supported(t, results[-1]) if t.name == "float64" else t for t in results]

@@ -18,6 +18,7 @@ from onnxgrow.errors import UnsupportedError
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.float64.compare import difference
 from onnxgrow.verify.float64.restrict import old_region
+from onnxgrow.verify.memory import give_back_freed
 from onnxgrow.verify.noise import moved_inputs, moved_weights
 from onnxgrow.verify.regroup import regrouped
 from onnxgrow.verify.sessions import ModelSource, RefusedError, RuntimeSession, one_line, run_original, try_open
@@ -27,9 +28,11 @@ __all__ = ["GrownFault", "InnerRefused", "Level", "Measured", "Pair", "shares"]
 DRAWS = 2
 MARGIN = 10.0
 FLOORS = 10.0
-RUN_LIMIT = 40_000_000
+RUN_LIMIT = 24_000_000
 """Bytes of the intermediate values of the result that one run gives out; those of the original, and of the original
 with noise, are held beside them."""
+SHARES = 8
+"""Number of shares above which they become larger instead: each takes runs of the whole network."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ class Level:
                 self._raise_floors(floors, before, feeds, index, weights=True)
                 measured = [self._one(pair, before, after, floors) for pair in self.pairs]
             found += measured
+            del before, after
+            give_back_freed()
         return found
 
     def _raise_floors(
@@ -244,14 +249,25 @@ def _with_outputs(source: ModelSource, names: Iterable[str]) -> ModelSource:
     return source.with_proto(proto)
 
 
-def shares(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Intermediate values in order, so many at a time as a run may give out; at least one share, which may be empty."""
+def shares(pairs: Sequence[Pair], feeds_list: Sequence[Mapping[str, Any]]) -> Iterator[list[Pair]]:
+    """Intermediate values in order, so many at a time as a run may give out; at least one share, which may be empty.
+
+    Args:
+        pairs: The values, with their sizes on the first inputs.
+        feeds_list: All inputs; larger ones make larger values.
+    """
+    largest = max(map(_size, feeds_list)) / max(1, _size(feeds_list[0]))
+    limit = max(RUN_LIMIT / largest, sum(pair.nbytes for pair in pairs) / SHARES)
     share: list[Pair] = []
-    room = RUN_LIMIT
+    room = limit
     for pair in pairs:
         if share and pair.nbytes > room:
             yield share
-            share, room = [], RUN_LIMIT
+            share, room = [], limit
         share.append(pair)
         room -= pair.nbytes
     yield share
+
+
+def _size(feeds: Mapping[str, Any]) -> int:
+    return sum(x.size for x in feeds.values() if isinstance(x, np.ndarray))

@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.verify.level import GrownFault, InnerRefused, Level, Measured, Pair, shares
+from onnxgrow.verify.memory import give_back_freed
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 from onnxgrow.verify.sessions import ModelSource, resolve_provider
 
@@ -65,7 +66,7 @@ def run_tier(
     for level, values in (("disabled", inner), ("all", [])):
         compare = partial(Level, old, new, used, strict, level, growth_map, seed)
         try:
-            for number, share in enumerate(shares(values)):
+            for number, share in enumerate(shares(values, feeds_list)):
                 try:
                     found = compare(share, outputs=not number)
                 except InnerRefused as e:
@@ -76,6 +77,7 @@ def run_tier(
                 measured += found.run(feeds_list)
                 nodes[level] = dict(found.new.nodes)
                 del found  # before the next sessions are opened
+                give_back_freed()
         except GrownFault as e:
             findings.append(Finding("result", f"ONNX Runtime ({level}): {e}"))
     faults: dict[tuple[str, str], Measured] = {(m.level, m.name): m for m in measured if not m.passed}
