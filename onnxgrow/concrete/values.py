@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["LIMIT", "KnownValues", "all_names", "constant_of", "constants", "dims_of"]
+__all__ = ["LIMIT", "KnownValues", "all_names", "constant_of", "constants", "dims_of", "filled_of"]
 
 Array = npt.NDArray[np.generic]
 
@@ -84,6 +84,16 @@ def constants(model: ir.Model) -> dict[str, ir.TensorProtocol]:
         if shape in found:
             found[node.outputs[0].name or ""] = _filled(node, found[shape])
     return found
+
+
+def filled_of(node: ir.Node) -> ir.LazyTensor | None:
+    """The tensor a ``ConstantOfShape`` node makes; None where its shape is no stored constant."""
+    given = node.inputs[0] if node.inputs else None
+    if given is None:
+        return None
+    maker = given.producer()
+    shape = given.const_value if maker is None else constant_of(maker) if maker.op_type == "Constant" else None
+    return None if shape is None else _filled(node, shape)
 
 
 def _filled(node: ir.Node, shape: ir.TensorProtocol) -> ir.LazyTensor:

@@ -235,6 +235,8 @@ class Builder:
         if default and node.op_type == "Constant":
             self._constant_node(node)
             return
+        if default and node.op_type == "ConstantOfShape" and self._is_leaf(node.outputs[0]):
+            return
         spec = self.spec(node)
         if default and node.op_type in CONTROL:
             kernel = CONTROL[node.op_type](self, block, spec)
@@ -270,6 +272,11 @@ class Builder:
         for slot in outputs:
             block.last[slot] = len(block.steps)
         block.steps.append(Step(kernel, context, inputs, outputs, ()))
+
+    def _is_leaf(self, value: ir.Value) -> bool:
+        """Whether all that reads a value reads parameters or statistics in its place."""
+        used = [(use.node, use.idx) for use in value.uses()]
+        return value in self._whole or (not value.is_graph_output() and all(site in self._sites for site in used))
 
     def _constant_node(self, node: ir.Node) -> None:
         value = node.outputs[0]

@@ -1,7 +1,8 @@
 """What of a graph is trained, what is a running statistic, and why the rest is neither.
 
 A floating-point constant is trained when it is used where parameters are (weights, biases, scales, embeddings) and
-what it is used on carries data. Numbers such as the √2 of a GELU, masks, and tables of frequencies are not.
+what it is used on carries data. Numbers such as the √2 of a GELU, masks, and tables of frequencies are not. A weight
+may also be written as a ``ConstantOfShape`` of a stored shape: one number in the file, trained entry by entry.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.concrete.values import constant_of, dims_of
+from onnxgrow.concrete.values import constant_of, dims_of, filled_of
 from onnxgrow.torch.ops.quantization import is_straight_through, quantizer_of
-from onnxgrow.torch.registry import find_op
+from onnxgrow.torch.registry import Op, find_op
 
-__all__ = ["ROLE_KEY", "Leaf", "Leaves", "Site", "all_graphs", "constant_values", "find_leaves"]
+__all__ = ["ROLE_KEY", "Leaf", "Leaves", "Site", "all_graphs", "constant_values", "filled_values", "find_leaves"]
 
 ROLE_KEY = "onnxgrow.role"
 """Metadata of an initializer that says it is a parameter whatever it looks like; its value is the kind."""
@@ -45,8 +46,8 @@ class Leaf:
     """A tensor of the module that the graph reads.
 
     Attributes:
-        name: Initializer's name (or the Constant node's output), unique. Where uses of one initializer were taken
-            apart, the further ones are called after the value or node that they go into.
+        name: Initializer's name (or the output of the node that makes it), unique. Where uses of one initializer
+            were taken apart, the further ones are called after the value or node that they go into.
         value: The constant it starts from.
         tensor: Its data.
         kind: ``parameter`` or ``statistic``.
@@ -69,7 +70,7 @@ class Leaves:
     Attributes:
         leaves: Parameters and statistics, in the order of the graph.
         frozen: Name of a floating-point constant with more than one entry → why it is not trained.
-        numbers: Names of those with one entry.
+        numbers: Names of those with one entry, or one number that a ConstantOfShape repeats.
     """
 
     leaves: list[Leaf] = field(default_factory=list)
@@ -101,6 +102,15 @@ def constant_values(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtoc
                 yield node.outputs[0], tensor
 
 
+def filled_values(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Outputs of ConstantOfShape nodes whose shape is stored, of a graph itself; those of one entry are numbers."""
+    for node in graph:
+        if node.op_type == "ConstantOfShape" and node.domain in ("", "ai.onnx") and node.outputs[0].name:
+            tensor = filled_of(node)
+            if tensor is not None and math.prod(dims_of(tensor)) > 1:
+                yield node.outputs[0], tensor
+
+
 def find_leaves(model: ir.Model, trainable: Sequence[str], frozen: Sequence[str]) -> Leaves:
     """Decide what of a model is trained.
 
@@ -112,10 +122,11 @@ def find_leaves(model: ir.Model, trainable: Sequence[str], frozen: Sequence[str]
     judge = _Judge(model)
     names: set[str] = set()
     for graph in all_graphs(model.graph):
-        for value, tensor in constant_values(graph):
+        for value, tensor in (*constant_values(graph), *filled_values(graph)):
             if not tensor.dtype.is_floating_point():
                 continue
             name = value.name or ""
+            filled = _is_filled(value)
             uses = list(value.uses())
             statistics = [(u.node, u.idx) for u in uses if _is_statistic(u.node, u.idx)]
             for site in statistics:
@@ -125,18 +136,19 @@ def find_leaves(model: ir.Model, trainable: Sequence[str], frozen: Sequence[str]
                 continue
             role = value.metadata_props.get(ROLE_KEY) or tensor.metadata_props.get(ROLE_KEY) or ""
             size = math.prod(dims_of(tensor))
-            if any(fnmatchcase(name, p) for p in frozen):
+            asked = any(fnmatchcase(name, p) for p in frozen)
+            if asked:
                 reason = "it was asked for"
             elif role or any(fnmatchcase(name, p) for p in trainable):
                 reason = ""
             else:
                 reason = judge.why_not(value, tensor)
             if reason:
-                if size > 1:
+                if size > 1 and (asked or not filled):
                     found.frozen[name] = reason
                 else:
                     found.numbers.append(name)
-            elif statistics or (len(others) > 1 and size > 1 and _one_value(np.asarray(tensor.numpy()))):
+            elif statistics or (len(others) > 1 and size > 1 and (filled or _one_value(np.asarray(tensor.numpy())))):
                 # Exporters merge parameters that happen to be equal, such as all-ones scales: taken apart again.
                 for site in others:
                     found.leaves.append(Leaf(_name(value, site, names), value, tensor, "parameter", (site,), role))
@@ -146,6 +158,12 @@ def find_leaves(model: ir.Model, trainable: Sequence[str], frozen: Sequence[str]
                 names.add(name)
                 found.leaves.append(Leaf(name, value, tensor, "parameter", None, role))
     return found
+
+
+def _is_filled(value: ir.Value) -> bool:
+    """Whether a ConstantOfShape makes a value."""
+    producer = value.producer()
+    return producer is not None and producer.op_type == "ConstantOfShape"
 
 
 def _name(value: ir.Value, site: Site, taken: set[str]) -> str:
@@ -211,10 +229,14 @@ class _Judge:
         if value not in self.live and any(True for _ in value.uses()):
             return "only integers are computed of it"
         reason = "nothing reads it"
+        filled = _is_filled(value)
         stack, seen = [value], {value}
         while stack:
             current = stack.pop()
             for use in current.uses():
+                if filled and not self._is_for_weights(use.node, use.idx):
+                    reason = "a number"  # such as what pads a sequence, an empty cache, what a table is scattered into
+                    continue
                 verdict = self._at(use.node, use.idx, tensor)
                 if verdict == "":
                     return ""
@@ -224,6 +246,15 @@ class _Judge:
                 else:
                     reason = verdict
         return reason
+
+    def _is_for_weights(self, node: ir.Node, index: int) -> bool:
+        """Whether an input is a place of weights (of a product, a norm) and not of numbers, or only moved."""
+        op = self._op(node)
+        place = op is not None and (op.weights is None or index in op.weights)
+        return node.op_type in MOVES or (place and node.op_type not in NUMBERS)
+
+    def _op(self, node: ir.Node) -> Op | None:
+        return find_op(node.domain, node.op_type, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
 
     def _at(self, node: ir.Node, index: int, tensor: ir.TensorProtocol) -> str | None:
         """Empty: a parameter; a reason: none; None: what the node computes of it decides."""
@@ -236,7 +267,7 @@ class _Judge:
             return "a scale of quantisation"
         if node.op_type == "QuantizeLinear" and not is_straight_through(node):
             return "no gradient passes the integers of QuantizeLinear"
-        op = find_op(node.domain, node.op_type, self.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
+        op = self._op(node)
         is_parameter = op is not None and (op.weights is None or index in op.weights)
         others = max((self.of(v) for i, v in enumerate(node.inputs) if i != index), default=0)
         if not is_parameter:

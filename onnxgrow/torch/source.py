@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnxgrow.errors import BadInputError, UnsupportedError
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io import copy_model, load, save_bytes
 from onnxgrow.torch.builder import build_program
-from onnxgrow.torch.leaves import Leaf, Leaves, all_graphs, constant_values, find_leaves
+from onnxgrow.torch.leaves import Leaf, Leaves, all_graphs, constant_values, filled_values, find_leaves
 from onnxgrow.torch.program import Program
 from onnxgrow.torch.tensors import from_torch
 
@@ -40,7 +40,7 @@ class Source:
         self._places: dict[ir.Value, tuple[int, str]] = {}
         self._positions: dict[ir.Node, tuple[int, int]] = {}
         for number, graph in enumerate(all_graphs(working.graph)):
-            self._places.update((value, (number, value.name or "")) for value, _ in constant_values(graph))
+            self._places.update((value, (number, value.name or "")) for value, _ in _stored(graph))
             self._positions.update((node, (number, position)) for position, node in enumerate(graph))
         try:
             if working.functions:
@@ -83,7 +83,7 @@ class Source:
         """
         model = copy_model(self.model)
         graphs = list(all_graphs(model.graph))
-        by_name = [{v.name: (v, t) for v, t in constant_values(graph)} for graph in graphs]
+        by_name = [{v.name: (v, t) for v, t in _stored(graph)} for graph in graphs]
         nodes = [list(graph) for graph in graphs]
         first: dict[ir.Value, bytes] = {}
         # The use that bears the initializer's own name keeps it.
@@ -95,7 +95,7 @@ class Source:
             if value not in first:
                 first[value] = data
                 if data != old.tobytes():
-                    _replace(value, new)
+                    _replace(value, new, model.ir_version)
             elif data != first[value]:
                 for node, index in leaf.sites or ():
                     if node not in self._positions:
@@ -111,10 +111,19 @@ def _from_bytes(data: bytes, trainable: Sequence[str], frozen: Sequence[str]) ->
     return Source.read(onnx.ModelProto.FromString(data), trainable, frozen)
 
 
-def _replace(value: ir.Value, tensor: ir.Tensor[Any]) -> None:
+def _stored(graph: ir.Graph) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """What a graph itself has of constants that may be trained."""
+    yield from constant_values(graph)
+    yield from filled_values(graph)
+
+
+def _replace(value: ir.Value, tensor: ir.Tensor[Any], ir_version: int) -> None:
     node = value.producer()
     if node is None:
         value.const_value = tensor
+        return
+    if node.op_type == "ConstantOfShape":
+        _in_place_of_filled(node, tensor, ir_version)
         return
     (attribute,) = (a for a in node.attributes.values() if a.name.startswith("value"))
     if attribute.type == ir.AttributeType.TENSOR:
@@ -127,11 +136,29 @@ def _replace(value: ir.Value, tensor: ir.Tensor[Any]) -> None:
     value.const_value = None
 
 
+def _in_place_of_filled(node: ir.Node, tensor: ir.Tensor[Any], ir_version: int) -> None:
+    """Put what a ConstantOfShape node has become in its place.
+
+    A Constant node where an initializer would be seen from outside: as an output, or before IR version 4 as an input.
+    """
+    name = node.outputs[0].name or ""
+    if ir_version < 4 or not _in_place_of_node(node, name, tensor):
+        node.op_type = "Constant"
+        node.resize_inputs(0)
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+
+
 def _in_place_of_copy(node: ir.Node, name: str, tensor: ir.Tensor[Any]) -> bool:
     """Put an initializer of the same name in the place of an Identity that made it; says whether it could."""
+    return node.op_type == "Identity" and node.outputs[0].name == name and _in_place_of_node(node, name, tensor)
+
+
+def _in_place_of_node(node: ir.Node, name: str, tensor: ir.Tensor[Any]) -> bool:
+    """Put an initializer in the place of a node of one output, unless the graph gives that out."""
     output = node.outputs[0]
     graph = output.graph
-    if node.op_type != "Identity" or output.name != name or output.is_graph_output() or not isinstance(graph, ir.Graph):
+    if output.is_graph_output() or not isinstance(graph, ir.Graph):
         return False
     tensor.name = name
     value = ir.Value(

@@ -173,6 +173,14 @@ CASES: list[Case] = [
     Case("ConvTranspose", [(1, 4, 5), (4, 3, 3), (3,)], {"strides": [2], "output_padding": [1]}),
     Case("ConvTranspose", [IMAGE, (4, 3, 3, 3), (6,)], {"group": 2, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
     Case("ConvTranspose", [IMAGE, (4, 3, 3, 3), (3,)], {"pads": [0, 1, 2, 1], "dilations": [2, 1]}),
+    Case("Col2Im", [(2, 8, 12), ints(4, 5), ints(2, 2)], opset=18),
+    Case(
+        "Col2Im",
+        [(1, 12, 16), ints(7, 6), ints(2, 3)],
+        {"pads": [1, 0, 0, 2], "strides": [2, 1], "dilations": [1, 2]},
+        opset=18,
+    ),
+    Case("Col2Im", [(1, 16, 4), ints(2, 3, 3), ints(2, 2, 2)], opset=18),
     Case("ConvTranspose", [IMAGE, (4, 3, 3, 3)], {"output_shape": [15, 12], "strides": [2, 2]}),
     *[
         Case("ConvTranspose", [IMAGE, (4, 3, 3, 3)], {"auto_pad": p, "strides": [2, 2]})
@@ -360,6 +368,15 @@ CASES: list[Case] = [
     Case("Resize", [(1, 2, 4, 5), None, None, ints(1, 2, 3, 8)], {"mode": "linear"}),
     Case("Resize", [(1, 1, 4, 5), None, floats(1, 1, 0.6, 0.6)], {"mode": "cubic", "exclude_outside": 1}, fixed=(2,)),
     Case("Resize", [(1, 2, 4, 5), floats(1, 1, 2, 2)], opset=10, fixed=(1,)),
+    *[
+        Case(
+            "GridSample", [(2, 3, 4, 5), (2, 3, 2, 2)], {"mode": m, "padding_mode": p, "align_corners": c}, smooth=False
+        )
+        for m, p, c in (("nearest", "zeros", 0), ("bicubic", "zeros", 1), ("bilinear", "reflection", 0))
+    ],
+    Case("GridSample", [(2, 3, 4, 5), (2, 3, 2, 2)], {"padding_mode": "border"}, opset=16),
+    Case("GridSample", [(1, 2, 3, 4, 3), (1, 2, 2, 2, 3)], {"mode": "linear", "align_corners": 1}, opset=20),
+    Case("GridSample", [(2, 3, 4, 5), (2, 3, 2, 2)], {"mode": "cubic"}, opset=20),
     Case("Upsample", [(1, 2, 4, 5), floats(1, 1, 2, 2)], {"mode": "linear"}, opset=9, fixed=(1,)),
     # Fourier transforms
     Case("DFT", [(2, 5, 1)]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import torch
@@ -90,5 +92,30 @@ def conv_transpose(op: NodeSpec) -> Kernel:
         last = [e + g - p for e, g, p in zip(more, grow, end, strict=True)]
         y = pad(y, [-p for p in begin], last)
         return y if b is None else y + b.reshape(-1, *[1] * rank)
+
+    return run
+
+
+@register("Col2Im", sizes=(1, 2))
+def col2im(op: NodeSpec) -> Kernel:
+    """Sum of blocks that slide over an image, of any number of axes: the transpose of taking them out of it.
+
+    Spec: https://onnx.ai/onnx/operators/onnx__Col2Im.html
+    """
+    sliding = window(op)
+
+    def run(columns: Tensor, image: tuple[int, ...], block: tuple[int, ...]) -> Tensor:
+        rank = len(image)
+        strides, dilations = sliding.steps(rank)
+        begin, end = sliding.paddings(image, block)
+        full = [n + b + e for n, b, e in zip(image, begin, end, strict=True)]
+        counts = [(n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(full, block, strides, dilations, strict=True)]
+        blocks = columns.reshape(columns.shape[0], -1, math.prod(block), *counts)
+        summed = columns.new_zeros(*blocks.shape[:2], *full)
+        for index, offset in enumerate(itertools.product(*map(range, block))):
+            first = [o * d for o, d in zip(offset, dilations, strict=True)]
+            places = (slice(f, f + (n - 1) * s + 1, s) for f, n, s in zip(first, counts, strides, strict=True))
+            summed[(..., *places)] += blocks[:, :, index]
+        return pad(summed, [-b for b in begin], [-e for e in end])
 
     return run

@@ -1,6 +1,7 @@
 """Resampling. Spec: https://onnx.ai/onnx/operators/onnx__Resize.html
 
-Every axis is resampled by itself: its output entries are weighted sums of at most four input entries.
+Every axis is resampled by itself: its output entries are weighted sums of at most four input entries. GridSample reads
+at places that are computed, of all axes at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 # PyTorch's own convention
 
 from onnxgrow.torch.registry import Kernel, NodeSpec, register
 
@@ -138,3 +140,20 @@ def _nearest(position: Tensor, rounding: str) -> Tensor:
     if rounding == "round_prefer_ceil":
         return (position + 0.5).floor()
     return (position - 0.5).ceil()
+
+
+@register("GridSample", since_version=16)
+def grid_sample(op: NodeSpec) -> Kernel:
+    """Spec: https://onnx.ai/onnx/operators/onnx__GridSample.html"""
+    mode = op.attr("mode", "linear")
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    if mode not in ("bilinear", "nearest", "bicubic"):
+        op.fail(f"mode {mode}")
+    padding, corners = op.attr("padding_mode", "zeros"), bool(op.attr("align_corners", 0))
+
+    def run(x: Tensor, grid: Tensor) -> Tensor:
+        if x.dim() not in (4, 5) or (mode == "bicubic" and x.dim() == 5):
+            op.fail(f"{mode} over {x.dim() - 2} spatial axes")
+        return F.grid_sample(x, grid, mode, padding, corners)
+
+    return run
