@@ -111,7 +111,7 @@ def examine(name: str, case: Case, folder: Path) -> Result:
     answers = [a for a in ask(case) if a.root[0] in ours.terms]
     sizes = ours.sizes()
     pairs = sum(len({*ours.reach(a.root), *(x for x in a.reach if x in sizes)}) for a in answers)
-    frozen = sum(any(atom.frozen for atom in ours.atoms(a.root)) for a in answers)
+    frozen = sum(all(atom.frozen for atom in ours.atoms(a.root)) for a in answers)
     return Result(name, len(ours.terms), len(answers), pairs, frozen, tuple(compare(answers, ours)))
 
 

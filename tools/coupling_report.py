@@ -19,7 +19,7 @@ class Result:
         parameters: Parameters that the export has.
         roots: Axes asked for.
         pairs: Axes that changed with some root, summed over the roots, in the oracle's answer or ours.
-        frozen: Roots of which ours cannot grow (a part of) the axis; compared all the same.
+        frozen: Roots of which ours can grow no part; compared all the same.
         differences: Where the answers differ.
     """
 
