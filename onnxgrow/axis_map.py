@@ -32,8 +32,9 @@ class Segment:
         length: Number of consecutive new indices, > 0.
         start: First old index of an old run; −1 for a new run.
         fact: What is claimed of the entries of a new run: ``any``, ``zero``, ``mean`` (of the old entries
-            along this axis) or ``copy`` (of old index ``source``); empty for an old run.
-        source: Old index that a ``copy`` run copies; −1 otherwise.
+            along this axis) or ``copy`` (of the old indices from ``source`` on); empty for an old run.
+        source: First old index of those that a ``copy`` run copies, one for each of its indices, in order; −1
+            otherwise.
         share: For ``copy``: the share α of the source's reader weight that this copy's reader weight has.
     """
 
@@ -75,6 +76,35 @@ class AxisMap:
             )
         )
 
+    @classmethod
+    def copying(cls, source: npt.ArrayLike, copied: npt.ArrayLike, shares: npt.ArrayLike = 0.0) -> AxisMap:
+        """Encode ``source`` as :meth:`from_source` does, with new indices that copy old ones.
+
+        Args:
+            source: Old index or −1, per new index.
+            copied: For new indices, the old index that it copies; −1 for ``any``.
+            shares: Share of each copy, or of all of them.
+        """
+        old, copies = np.asarray(source, np.int64), np.asarray(copied, np.int64)
+        share = np.broadcast_to(np.asarray(shares, np.float64), old.shape)
+        kept = old >= 0
+        at = np.where(kept, old, copies)
+        kind = np.where(kept, 0, np.where(copies >= 0, 1, 2))
+        goes_on = (kind[1:] == kind[:-1]) & ((kind[1:] == 2) | (at[1:] == at[:-1] + 1))
+        goes_on &= (kind[1:] != 1) | (share[1:] == share[:-1])
+        starts = np.flatnonzero(np.concatenate([[True], ~goes_on])) if old.size else np.zeros(0, np.int64)
+        lengths = np.diff(np.append(starts, old.size))
+        return cls(
+            tuple(
+                Segment(n, int(at[s]))
+                if kind[s] == 0
+                else Segment(n, fact=ANY)
+                if kind[s] == 2
+                else Segment(n, fact=COPY, source=int(at[s]), share=float(share[s]))
+                for s, n in zip(starts.tolist(), lengths.tolist(), strict=True)
+            )
+        )
+
     @property
     def new_size(self) -> int:
         return sum(s.length for s in self.segments)
@@ -111,6 +141,16 @@ class AxisMap:
         out[src[kept]] = kept
         return out
 
+    def copied(self) -> npt.NDArray[np.int64]:
+        """Old index that each new index is claimed to copy, −1 elsewhere; int64, shape (new_size,)."""
+        out = np.full(self.new_size, -1, np.int64)
+        position = 0
+        for s in self.segments:
+            if s.is_new and s.fact == COPY:
+                out[position : position + s.length] = np.arange(s.source, s.source + s.length)
+            position += s.length
+        return out
+
     def facts(self) -> list[str]:
         """Fact of each new index; empty string at old entries."""
         return [s.fact for s in self.segments for _ in range(s.length)]
@@ -127,8 +167,9 @@ class AxisMap:
         for s in self.segments:
             if s.is_new and s.fact not in FACTS:
                 return f"unknown fact {s.fact!r}"
-            if s.is_new and s.fact == COPY and not 0 <= s.source < kept:
-                return f"a copy of index {s.source}, which does not exist"
+            if s.is_new and s.fact == COPY and not 0 <= s.source <= kept - s.length:
+                missing = s.source if s.source < 0 else max(s.source, kept)
+                return f"a copy of index {missing}, which does not exist"
             if not math.isfinite(s.share):
                 return "a share that is not finite"
         return ""

@@ -28,6 +28,7 @@ __all__ = [
     "METADATA_KEY",
     "ONES",
     "SCALED",
+    "TAKEN_BACK",
     "ZEROS",
     "GrowthMap",
     "NodeChange",
@@ -52,7 +53,8 @@ ZEROS = "zeros"
 ONES = "ones"
 FILLED = "filled"
 DRAWN = "drawn"
-CONTENTS = (IDENTITY, ZEROS, ONES, FILLED, DRAWN)
+TAKEN_BACK = "taken-back"
+CONTENTS = (IDENTITY, ZEROS, ONES, FILLED, DRAWN, TAKEN_BACK)
 """Formulas of new tensors, whose every entry follows from the map, the shape and the dtype alone; but initial draws
 (``drawn``), which are free: what they lead to has to be zero."""
 MERGED = "merged"
@@ -87,12 +89,14 @@ class TensorGrowth:
         formula: How old entries relate to the original: empty for bit-equal; ``operand`` for an integer
             operand of a shape op (sizes, split points …), which is judged by the shapes it leads to;
             for a new tensor one of ``CONTENTS``: ``identity`` (a unit matrix, or the weight of a convolution with a
-            1 at tap ⌊k/2⌋ of the channel itself), ``zeros``, ``ones``, ``filled`` (with ``factor``) or ``drawn``
-            (initial values, any finite ones);
+            1 at tap ⌊k/2⌋ of the channel itself), ``zeros``, ``ones``, ``filled`` (with ``factor``), ``drawn``
+            (initial values, any finite ones) or ``taken-back`` (one number, ``factor`` rounded once, that an inserted
+            Mul multiplies a standardised weight by);
             otherwise the id of a named formula that the verifier recomputes.
         factor: Factor on old entries where the formula has one (optimizer moments follow it).
         weights: Name of the constant of the original that weighs the old entries in a ``mean``; empty when they
             count alike.
+        over: Further axes that a ``mean`` is taken over: with them it is that of a whole fan-in.
         sha256: Hex digest of the tensor's little-endian bytes (``TensorProto.raw_data`` form) in the result.
     """
 
@@ -102,6 +106,7 @@ class TensorGrowth:
     factor: float = 1.0
     sha256: str = ""
     weights: str = ""
+    over: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -198,8 +203,9 @@ class GrowthMap:
                     "factor": t.factor,
                     "sha256": t.sha256,
                     "weights": t.weights,
+                    "over": list(t.over),
                 },
-                {"axes": {}, "of": "", "formula": "", "factor": 1.0, "sha256": "", "weights": ""},
+                {"axes": {}, "of": "", "formula": "", "factor": 1.0, "sha256": "", "weights": "", "over": []},
             )
             for k, t in sorted(self.tensors.items())
         }
@@ -291,7 +297,7 @@ class GrowthMap:
 
         def tensor_growth(name: str, value: Any) -> TensorGrowth:
             where = f"tensors[{name!r}]"
-            t = js.record(value, where, (), ("axes", "of", "formula", "factor", "sha256", "weights"))
+            t = js.record(value, where, (), ("axes", "of", "formula", "factor", "sha256", "weights", "over"))
             return TensorGrowth(
                 axes(t.get("axes", {}), where),
                 js.text(t.get("of", ""), where),
@@ -299,6 +305,7 @@ class GrowthMap:
                 js.number(t.get("factor", 1.0), where),
                 js.text(t.get("sha256", ""), where),
                 js.text(t.get("weights", ""), where),
+                tuple(js.integer(a, where, 0) for a in js.items(t.get("over", []), where)),
             )
 
         def node_change(name: str, value: Any) -> NodeChange:

@@ -40,7 +40,7 @@ def axis_maps(draw: st.DrawFn) -> AxisMap:
     if sizes:
         sources = st.integers(0, sum(sizes) - 1)
         segments += [
-            Segment(n, fact="copy", source=i, share=a)
+            Segment(min(n, sum(sizes) - i), fact="copy", source=i, share=a)
             for n, i, a in draw(st.lists(st.tuples(lengths, sources, finite)))
         ]
     return AxisMap(tuple(draw(st.permutations(segments))))
@@ -133,6 +133,22 @@ class TestAxisMap:
         assert set(encoded.facts()) <= {"", "zero"}
         assert len(encoded.segments) <= len(m.segments)
 
+    @given(axis_maps())
+    def test_copying_keeps_every_index_and_every_copy(self, m: AxisMap) -> None:
+        encoded = AxisMap.copying(m.source(), m.copied())
+        np.testing.assert_array_equal(encoded.source(), m.source())
+        np.testing.assert_array_equal(encoded.copied(), m.copied())
+        assert encoded.problems() == ""
+        assert len(encoded.segments) <= len(m.segments)
+
+    def test_copies_of_a_run_in_order_are_one_segment(self) -> None:
+        """Of all channels repeated twice, and of one channel whose copies read different shares."""
+        twice = AxisMap.copying([0, 1, 2, -1, -1, -1], [0, 1, 2, 0, 1, 2])
+        assert twice.to_json() == [[0, 3], ["copy", 3, 0, 0.0]]
+        shares = AxisMap.copying([0, 1, -1, -1, -1], [0, 1, 0, 1, -1], [1, 1, 0.5, 0.25, 1])
+        assert shares.to_json() == [[0, 2], ["copy", 1, 0, 0.5], ["copy", 1, 1, 0.25], ["any", 1]]
+        assert twice.copied().tolist() == [-1, -1, -1, 0, 1, 2]
+
     @given(st.integers(0, 50))
     def test_identity_is_the_map_of_arange(self, size: int) -> None:
         identity = AxisMap.identity(size)
@@ -165,6 +181,7 @@ class TestAxisMap:
             ((Segment(1, 0), Segment(1, fact="one")), "unknown fact 'one'"),
             ((Segment(1, 0), Segment(1, fact="copy", source=1)), "index 1, which does not exist"),
             ((Segment(1, 0), Segment(1, fact="copy")), "index -1, which does not exist"),
+            ((Segment(2, 0), Segment(2, fact="copy", source=1)), "index 2, which does not exist"),
             ((Segment(1, 0), Segment(1, fact="copy", source=0, share=float("nan"))), "not finite"),
         ],
     )

@@ -50,6 +50,26 @@ SAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic]]] = {
             "first": np.array([0]),
         },
     ),
+    "lookup by what is clipped": (
+        "c = Clip(h, low, high)  i = Cast<to = 7>(c)  z = Gather(table, i)",
+        {"low": np.float32(-5), "high": np.float32(4.5), "table": np.ones(5, np.float32)},
+    ),
+    "lookup by what is bounded by a sigmoid": (
+        "p = Sigmoid(h)  m = Mul(p, four)  i = Cast<to = 7>(m)  z = GatherElements(table, i)",
+        {"four": np.float32(4), "table": np.ones((5, 6), np.float32)},
+    ),
+    "lookup by remainders": (
+        "i = Cast<to = 7>(h)  m = Mod(i, five)  z = Gather(table, m)",
+        {"five": np.int64(5), "table": np.ones(5, np.float32)},
+    ),
+    "lookup by what is largest": (
+        "t = Unsqueeze(h, last)  p = Mul(t, shifts)  i = ArgMax<axis = 2, keepdims = 0>(p)  z = Gather(table, i)",
+        {"last": np.array([2]), "shifts": np.ones((1, 1, 5), np.float32), "table": np.ones(5, np.float32)},
+    ),
+    "lookup by a comparison": (
+        "b = Greater(h, half)  i = Cast<to = 7>(b)  z = Gather(table, i)",
+        {"half": HALF, "table": np.ones(2, np.float32)},
+    ),
     "quotient by a norm over all channels": ("e = ReduceL2(h, one)  z = Div(h, e)", {"one": np.array([1])}),
 }
 UNSAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic], str]] = {
@@ -86,5 +106,25 @@ UNSAFE: dict[str, tuple[str, dict[str, np.ndarray | np.generic], str]] = {
         "takes its logarithm",
     ),
     "inverse hyperbolic tangent": ("t = Tanh(h)  z = Atanh(t)", {}, "may lie outside -1 to 1"),
+    "lookup": (
+        "i = Cast<to = 7>(h)  z = Gather(table, i)",
+        {"table": np.ones(1000, np.float32)},
+        "looks up entries by it",
+    ),
+    "lookup by what is clipped too late": (
+        "c = Clip(h, low, high)  i = Cast<to = 7>(c)  z = Gather(table, i)",
+        {"low": np.float32(0), "high": np.float32(999.5), "table": np.ones(999, np.float32)},
+        "looks up entries by it",
+    ),
+    "lookup element by element": (
+        "a = Abs(h)  i = Cast<to = 7>(a)  z = GatherElements(table, i)",
+        {"table": np.ones((1000, 6), np.float32)},
+        "looks up entries by it",
+    ),
+    "entries written by computed places": (
+        "a = Abs(h)  i = Cast<to = 7>(a)  w = ScatterElements(table, i, h)  z = Slice(w, from, to)",
+        {"table": np.ones((1000, 6), np.float32), "from": np.array([0]), "to": np.array([7])},
+        "looks up entries by it",
+    ),
     "inverse cosine": ("z = Acos(h)", {}, "may lie outside -1 to 1, where Acos has no value"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxgrow.algebra.layout import Growth, grown_offset, grown_size, grows, layout
+from onnxgrow.algebra.layout import Growth, grown_offset, grown_size, grows, layout, repeated
 from onnxgrow.algebra.reshape import reshape
 from onnxgrow.algebra.terms import Forest, Kind, Term
 from onnxgrow.algebra.unify import factor, split_at, unify
@@ -17,6 +17,7 @@ __all__ = [
     "grown_size",
     "grows",
     "layout",
+    "repeated",
     "reshape",
     "split_at",
     "unify",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import prod
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxgrow.algebra.terms import Forest, Kind, Term
 
-__all__ = ["Growth", "grown_offset", "grown_size", "grows", "layout"]
+__all__ = ["Growth", "grown_offset", "grown_size", "grows", "layout", "repeated"]
 
 Growth = Mapping[Term, int]
 """Representative atom → number of indices appended to it (> 0)."""
@@ -55,6 +55,24 @@ def layout(
         inner = layout(forest, part, growth, picks)
         joined = out[:, None] * part.size + inner[None, :]
         out = np.where((out[:, None] < 0) | (inner[None, :] < 0), -1, joined).ravel()
+    return out
+
+
+def repeated(forest: Forest, term: Term, growth: Growth, atoms: Collection[Term]) -> npt.NDArray[np.int64]:
+    """New index that each new index repeats, where the new ones of ``atoms`` repeat their old ones in order, again and
+    again; all others stand for themselves. int64, shape (grown size,).
+    """
+    term = forest.find(term)
+    if term.kind is Kind.ATOM:
+        every = np.arange(term.size + growth.get(term, 0), dtype=np.int64)
+        return every % term.size if term in atoms else every
+    out = np.zeros(0 if term.kind is Kind.CONCAT else 1, np.int64)
+    for part in forest.flat(term, term.kind):
+        inner = repeated(forest, part, growth, atoms)
+        if term.kind is Kind.CONCAT:
+            out = np.concatenate([out, inner + out.size])
+        else:
+            out = (out[:, None] * inner.size + inner[None, :]).ravel()
     return out
 
 

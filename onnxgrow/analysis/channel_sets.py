@@ -9,20 +9,21 @@ from functools import cached_property
 import onnx_ir as ir
 
 from onnxgrow.algebra import Forest, Kind, Term
+from onnxgrow.analysis.computed import add_computed
 from onnxgrow.analysis.cost import Cost, Weight
 from onnxgrow.analysis.demand import grants
-from onnxgrow.analysis.follower import Residual
 from onnxgrow.analysis.infer import Dimensions, infer_dimensions
 from onnxgrow.analysis.naming import unique, weight_label
 from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.patches import find_patches
 from onnxgrow.analysis.residual import settle_statistics
 from onnxgrow.analysis.silenced import freeze_silenced
+from onnxgrow.analysis.stream import Residual
 from onnxgrow.analysis.undefined import freeze_undefined
 from onnxgrow.analysis.ways import REPEATS, Root
 from onnxgrow.collector import without_collection
 from onnxgrow.concrete.body_runs import BodyRuns
-from onnxgrow.rules import Reason
+from onnxgrow.rules import LinearUse, Reason
 
 __all__ = ["Analysis", "BodyAnalysis", "ChannelSet", "Weight", "analyse"]
 
@@ -158,11 +159,19 @@ def analyse(network: Network) -> Analysis:
 def _weights(dims: Dimensions) -> list[Weight]:
     """Uses of weights whose values can be grown; the axes of others are frozen."""
     found = []
-    for use in dims.linears():
-        roots = dims.network.roots((use.node, use.index))
-        why = _unusable(dims, roots)
+    uses = dims.linears()
+    roots_of = {use: dims.network.roots((use.node, use.index)) for use in uses}
+    computed: dict[LinearUse, dict[str, list[Site]]] = {}
+    # From the end: what only helps to compute a weight is known then, and is no use of a weight itself.
+    for use in reversed(uses):
+        if not roots_of[use] and use.node not in dims.computed.nodes:
+            computed[use] = add_computed(dims, use)
+    for use in uses:
+        if use.node in dims.computed.nodes:
+            continue
+        roots, sites = roots_of[use], dict(computed.get(use, {}))
+        why = "" if sites else _unusable(dims, roots)
         if not why:
-            sites: dict[str, list[Site]] = {}
             for root, site, _ in roots:
                 sites.setdefault(root, []).append(site)
             found += [Weight(use, root, tuple(mine) if len(sites) > 1 else ()) for root, mine in sites.items()]
@@ -223,7 +232,9 @@ def _freeze_unfollowable(result: Analysis) -> None:
         candidates = [a for a in writers if (a in readers or a in multiplied or a in leaving) and not a.frozen]
         growth = {atom: 1 + i % 7 for i, atom in enumerate(candidates)}
         patches = find_patches(dims, growth)
-        frozen = _freeze_undemandable(dims, [a for a in candidates if a in multiplied])
+        frozen = _freeze_undemandable(
+            dims, [a for a in candidates if a in multiplied or dims.computed.needs_of(dims, {a: 1})]
+        )
         for unsolved in patches.unsolved:
             for atom in unsolved.atoms:
                 if not atom.frozen:

@@ -32,14 +32,15 @@ class Refusal:
 
 
 def grants(dims: Dimensions, growth: Growth) -> tuple[list[Grant], list[Refusal]]:
-    """The zeros that a growth demands of constants, for all products of computed values it touches.
+    """The zeros that a growth demands of constants, for all products of computed values, and computed weights.
 
     Where both operands of a product could be zero, one that other products need zero anyway is taken: a weight that
     serves several products (of content and of positions) would lose both sides otherwise.
     """
     refused: list[Refusal] = []
     asked: list[list[list[Grant]]] = []
-    for position in sorted({position for atom in growth for position in dims.contracted.get(atom, ())}):
+    open_atoms = [atom for atom in growth if atom not in dims.settled]
+    for position in sorted({position for atom in open_atoms for position in dims.contracted.get(atom, ())}):
         node, said = dims.contractions[position]
         ways, errors = [], []
         for places in said.operands:
@@ -51,8 +52,18 @@ def grants(dims: Dimensions, growth: Growth) -> tuple[list[Grant], list[Refusal]
             asked.append(ways)
         else:
             axis = said.operands[0][0].axis
-            label = f"{node.op_type} {node.name or next((o.name for o in node.outputs if o.name), '')}"
-            refused.append(Refusal(Reason(label, axis, f"neither operand can be zero there: {errors[0]}")))
+            refused.append(Refusal(Reason(_label(node), axis, f"neither operand can be zero there: {errors[0]}")))
+    for need in dims.computed.needs_of(dims, growth):
+        ways, errors = [], []
+        for site, masks in need.masks(dims, growth):
+            try:
+                ways.append(Demand(dims, growth).at(site, masks))
+            except NoGrantError as e:
+                errors.append(str(e))
+        if ways:
+            asked.append(ways)
+        elif errors:
+            refused.append(Refusal(Reason(_label(need.node), None, f"its weight cannot be zero there: {errors[0]}")))
     granted: list[Grant] = []
     zeroed: set[tuple[str, Key]] = set()
     for ways in sorted(asked, key=len):  # those without a choice first
@@ -60,6 +71,10 @@ def grants(dims: Dimensions, growth: Growth) -> tuple[list[Grant], list[Refusal]
         granted += chosen
         zeroed.update(map(_entries, chosen))
     return granted, refused
+
+
+def _label(node: ir.Node) -> str:
+    return f"{node.op_type} {node.name or next((o.name for o in node.outputs if o.name), '')}"
 
 
 def _zero_at(

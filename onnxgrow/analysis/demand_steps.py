@@ -74,6 +74,8 @@ class Demand:
     def _constant(self, site: Site, name: str, masks: Masks) -> list[Grant]:
         """Only new entries may be zeroed, unless the old ones are zero already."""
         terms = self.dims.at(site) or []
+        if any(all(masks[a] is None for a in axes) for axes in self.dims.computed.lengths.get(name, ())):
+            raise NoGrantError(f"the length of {name}, which it is divided by, would be zero")
         kept = []
         for term, mask in zip(terms, masks, strict=True):
             source = layout(self.dims.forest, term, self.growth)
@@ -126,8 +128,15 @@ def _every(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> l
 
 
 def _either(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
-    """Products: one factor is enough; computed ones first, since constant factors may serve others."""
-    order = sorted(range(len(node.inputs)), key=lambda i: _is_constant(d, node, i))
+    """Products: one factor is enough; computed ones first, since constant factors may serve others.
+
+    What only lets another factor through comes last: behind its zeros nothing would ever learn.
+    """
+    masks_of = d.dims.computed.sources
+    order = sorted(
+        range(len(node.inputs)),
+        key=lambda i: (_is_constant(d, node, i), (node, i) in masks_of and masks_of[node, i].mask),
+    )
     return d.first([((node, i), d.broadcast(node, i, masks)) for i in order], depth)
 
 
@@ -138,6 +147,29 @@ def _is_constant(d: Demand, node: ir.Node, index: int) -> bool:
 
 def _numerator(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
     return d.at((node, 0), d.broadcast(node, 0, masks), depth)
+
+
+def _powered(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """0 to a positive power."""
+    value = node.inputs[1]
+    power = d.dims.network.concrete.values.get(value.name or "") if value is not None else None
+    if power is None or not bool(np.all(np.asarray(power, np.float64) > 0)) or not _is_constant(d, node, 1):
+        raise NoGrantError("Pow by an exponent that is not known to be positive")
+    return d.at((node, 0), d.broadcast(node, 0, masks), depth)
+
+
+def _padded(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """Padded along other axes than those of the masks: with zeros, or what lies there."""
+    terms = d.terms(node.outputs[0].name)
+    inner = d.dims.at((node, 0)) or []
+    if any(m is not None and a.size != b.size for m, a, b in zip(masks, terms, inner, strict=True)):
+        raise NoGrantError("it is padded along that axis")
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if node.attributes.get_string("mode", "constant") == "constant" and given is not None and given.name:
+        known = d.dims.network.concrete.values.get(given.name)
+        if known is None or np.any(known != 0):
+            raise NoGrantError("it is padded with other values than zero")
+    return d.at((node, 0), masks, depth)
 
 
 def _transpose(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
@@ -207,27 +239,27 @@ def _slice(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> l
     whole = d.dims.at((node, 0)) or []
     cut = d.terms(node.outputs[0].name)
     starts, axes, steps = _ints(d, node, "starts", 1), _ints(d, node, "axes", 3), _ints(d, node, "steps", 4)
-    if starts is None or any(step != 1 for step in steps or ()):
-        raise NoGrantError("a strided slice, or one with computed bounds")
+    if starts is None or any(step < 1 for step in steps or ()):
+        raise NoGrantError("a slice backwards, or one with computed bounds")
     found = masks
     for i, start in enumerate(starts):
         axis = (axes[i] if axes is not None else i) % len(whole)
-        size = whole[axis].size
-        offset = grown_offset(
-            d.dims.forest, whole[axis], min(max(start + size if start < 0 else start, 0), size), d.growth
-        )
-        if offset is None:
-            raise NoGrantError("a slice cuts through it")
+        size, step = whole[axis].size, steps[i] if steps else 1
+        first = min(max(start + size if start < 0 else start, 0), size)
+        # With steps, every run of entries has one that is read: the first run stays the first.
+        offset = first if step > 1 else grown_offset(d.dims.forest, whole[axis], first, d.growth)
         total, part = d.sizes([whole[axis], cut[axis]])
-        found = _widened(found, axis, offset, total, part)
+        if offset is None or offset + step * (part - 1) >= total:
+            raise NoGrantError("a slice cuts through it")
+        found = _widened(found, axis, offset, total, part, step)
     return d.at((node, 0), found, depth)
 
 
-def _widened(masks: Masks, axis: int, start: int, total: int, part: int) -> Masks:
+def _widened(masks: Masks, axis: int, start: int, total: int, part: int, step: int = 1) -> Masks:
     """Masks over a range of one axis, as masks over all of it."""
     whole = np.zeros(total, bool)
     mask = masks[axis]
-    whole[start : start + part] = True if mask is None else mask
+    whole[start : start + step * part : step] = True if mask is None else mask
     out = list(masks)
     out[axis] = None if whole.all() else whole
     return tuple(out)
@@ -260,6 +292,16 @@ def _gather(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> 
     return d.at((node, 0), (*masks[:axis], looked, *masks[axis + len(indices) :]), depth)
 
 
+def _gather_nd(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """Through the axes behind those that are looked up."""
+    indices = d.dims.at((node, 1)) or []
+    looked = node.attributes.get_int("batch_dims", 0) + indices[-1].size
+    given = len(indices) - 1
+    if any(m is not None for m in masks[:given]):
+        raise NoGrantError("positions of a look-up")
+    return d.at((node, 0), (*[None] * looked, *masks[given:]), depth)
+
+
 def _matmul(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
     """Zero columns come from zero columns of the right operand, zero rows from zero rows of the left one."""
     left, right = d.dims.at((node, 0)) or [], d.dims.at((node, 1)) or []
@@ -271,6 +313,14 @@ def _matmul(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> 
     if masks[-2] is not None:
         ways.append(((node, 0), (*[None] * (len(left) - 2), masks[-2], None)))
     return d.first(ways, depth)
+
+
+def _reduced(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
+    """Of what is zero all along the axes that it runs over."""
+    rank = len(d.dims.at((node, 0)) or [])
+    axes = {a % rank for a in _ints(d, node, "axes", 1) or range(rank)}
+    left = iter(m for a, m in enumerate(masks) if not (node.attributes.get_int("keepdims", 1) and a in axes))
+    return d.at((node, 0), tuple(None if a in axes else next(left) for a in range(rank)), depth)
 
 
 def _rotary(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
@@ -290,10 +340,12 @@ def _rotary(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> 
 
 
 def _gemm(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -> list[Grant]:
-    if masks[1] is None:
-        raise NoGrantError("rows of a Gemm")
-    weight = (masks[1], None) if node.attributes.get_int("transB", 0) else (None, masks[1])
-    found = d.at((node, 1), weight, depth)
+    """As a product of matrices, either of them perhaps transposed; what is added has to be zero, too."""
+    ways: list[tuple[Site, Masks]] = []
+    for index, mask in ((1, masks[1]), (0, masks[0])):
+        flipped = bool(node.attributes.get_int("transB" if index else "transA", 0))
+        ways.append(((node, index), (mask, None) if flipped == bool(index) else (None, mask)))
+    found = d.first(ways, depth)
     return found + d.at((node, 2), d.broadcast(node, 2, masks), depth) if len(node.inputs) > 2 else found
 
 
@@ -337,9 +389,10 @@ def _quantize(d: Demand, node: ir.Node, output: int, masks: Masks, depth: int) -
 
 
 _HANDLERS: dict[str, Handler] = {
-    **dict.fromkeys(KEEPS_ZERO, _same),
+    **dict.fromkeys((*KEEPS_ZERO, "LpNormalization"), _same),
     **dict.fromkeys(("Add", "Sub", "Sum", "Max", "Min", "Mean", "Where"), _every),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"), _reduced),
     "BatchNormalization": _batch_norm,
     "Concat": _concat,
     "Conv": _conv,
@@ -348,9 +401,12 @@ _HANDLERS: dict[str, Handler] = {
     "Div": _numerator,
     "Expand": _numerator,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Mul": _either,
+    "Pad": _padded,
+    "Pow": _powered,
     "RotaryEmbedding": _rotary,
     "Slice": _slice,
     "Split": _split,

@@ -13,7 +13,10 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.algebra import Term
-from onnxgrow.analysis.follower import (
+from onnxgrow.analysis.follower import Follower, Handler
+from onnxgrow.analysis.infer import Dimensions
+from onnxgrow.analysis.norms import NORMS, normalised, over_positions, unit_length, words
+from onnxgrow.analysis.stream import (
     HALF,
     KEEPS_ZERO,
     MOVES,
@@ -21,14 +24,10 @@ from onnxgrow.analysis.follower import (
     PASSES,
     SUMS,
     ZERO_EXPONENT,
-    Follower,
-    Handler,
     Impossible,
     Residual,
     State,
 )
-from onnxgrow.analysis.infer import Dimensions
-from onnxgrow.analysis.norms import NORMS, normalised, unit_length, words
 from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 
 __all__ = ["follow"]
@@ -37,7 +36,8 @@ PER_CHANNEL = frozenset(
     (
         "Abs Acos Acosh Asinh Atanh Ceil Clip Cos Cosh Exp Floor HardSigmoid Log Max Min PRelu Reciprocal Relu Round "
         "Sigmoid Sign Softplus Sqrt ThresholdedRelu "
-        "AveragePool BatchNormalization GlobalAveragePool GlobalMaxPool InstanceNormalization MaxPool"
+        "AveragePool BatchNormalization DequantizeLinear GlobalAveragePool GlobalMaxPool MaxPool QuantizeLinear "
+        "LogSoftmax Softmax"
     ).split()
 ) | (KEEPS_ZERO)
 """Ops that give equal channels for equal channels, their parameters being equal too."""
@@ -179,16 +179,17 @@ def _reduced(f: Follower, node: ir.Node) -> State:
     if not f.statistics(node):
         linear = node.op_type in ("ReduceMean", "ReduceSum")
         return (fact if linear or fact in (COPY, ZERO) else ANY, e * 2 if squares else e)
-    if f.pure(f.dims.at((node, 0))) is None:
+    if not f.has_fact(f.dims.at((node, 0))):
         raise Impossible(node, "its axis has other parts, too")
     shift: Fraction | None = None
     if fact == MEAN and node.op_type in ("ReduceMean", "ReduceSum"):
         shift = ZERO_EXPONENT if node.op_type == "ReduceMean" else Fraction(-1)
     elif fact in (ZERO, COPY):
-        shift = SUMMED[node.op_type][fact == COPY]
+        shift = SUMMED.get(node.op_type, (None, None))[fact == COPY]
     if shift is None:
         raise Impossible(node, f"it would change when new channels are {words(fact, f.mode)}")
-    return (NONE, (e * 2 if squares else e) + shift)
+    times = f.repeats(node) if fact == COPY else 1
+    return (COPY if fact == COPY else NONE, (e * 2 if squares else e) + shift * times)
 
 
 def _per_channel(f: Follower, node: ir.Node) -> State:
@@ -205,6 +206,27 @@ def _per_channel(f: Follower, node: ir.Node) -> State:
     return (ANY, ZERO_EXPONENT)
 
 
+def _bounded(f: Follower, node: ir.Node) -> State:
+    """A factor passes where the bounds have it, too: that which keeps a length away from zero."""
+    states = f.computed(node)
+    exponents = {e for _, e in states}
+    if exponents == {ZERO_EXPONENT}:
+        return _per_channel(f, node)
+    if len(exponents) > 1 or any(name in node.attributes for name in ("min", "max")):
+        f.plain(node)
+    (exponent,) = exponents
+    for i in range(len(node.inputs)):
+        if f.name(node, i) and f.constant(node, i):
+            f.scale(node, i, exponent)
+    for i in f.constants(node):
+        f.write(node, i)
+    return (COPY if {fact for fact, _ in states if fact} == {COPY} else ANY, exponent)
+
+
+def _normalised_each(f: Follower, node: ir.Node) -> State:
+    return over_positions(f, node) if f.statistics(node) else _per_channel(f, node)
+
+
 def _resampled(f: Follower, node: ir.Node) -> State:
     """Along other axes, every channel for itself and linear."""
     if not f.resampled(node):
@@ -219,12 +241,16 @@ def _resampled(f: Follower, node: ir.Node) -> State:
 def _contracted(f: Follower, node: ir.Node) -> State:
     """A product of computed values in which one of them has the atom on an axis that is not summed over."""
     f.plain(node)
+    if not any(f.carries(f.dims.values.get(o.name or "")) for o in node.outputs):
+        return (NONE, ZERO_EXPONENT)
     facts = [fact for fact, _ in f.computed(node) if fact]
-    return (facts[0] if len(facts) == 1 else ANY, ZERO_EXPONENT)
+    return (facts[0] if len(facts) == 1 or set(facts) == {COPY} else ANY, ZERO_EXPONENT)
 
 
 _HANDLERS: Mapping[str, Handler] = {
     **dict.fromkeys(PER_CHANNEL, _per_channel),
+    **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "MeanVarianceNormalization"), _normalised_each),
+    **dict.fromkeys(("Clip", "Max", "Min"), _bounded),
     **dict.fromkeys(PASSES, _same),
     **dict.fromkeys(("Resize", "Upsample"), _resampled),
     **dict.fromkeys(MOVES, _moved),
@@ -234,7 +260,7 @@ _HANDLERS: Mapping[str, Handler] = {
     **dict.fromkeys(("Concat", "Where"), _joined),
     "Div": _quotient,
     "LpNormalization": unit_length,
-    "MatMul": _contracted,
+    **dict.fromkeys(("Einsum", "Gemm", "MatMul"), _contracted),
     "Mul": _product,
     "Pow": _power,
     "Reciprocal": _inverse,

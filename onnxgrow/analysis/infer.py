@@ -12,9 +12,20 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.algebra import Forest, Growth, Term, grows, layout
+from onnxgrow.analysis.computed import Computed
 from onnxgrow.analysis.network import Network, Site
 from onnxgrow.analysis.shape_flow import ShapeFlow
-from onnxgrow.rules import Contraction, Declarations, LinearUse, NodeContext, Reason, Terms, Unsuitable, find_rule
+from onnxgrow.rules import (
+    Contraction,
+    Declarations,
+    LinearUse,
+    NodeContext,
+    Reason,
+    Statistic,
+    Terms,
+    Unsuitable,
+    find_rule,
+)
 from onnxgrow.rules.refusals import REFUSALS
 
 __all__ = ["Dimensions", "infer_dimensions"]
@@ -34,6 +45,8 @@ class Dimensions:
         values: Terms of graph inputs, computed values and tied constants, by name.
         sites: Terms of constants that are analysed for each use of their own.
         declared: What the rule of each node declared.
+        computed: Weights that are computed from several constants.
+        settled: Atoms that grow so that products of computed values summed over them need no zeros of constants.
         flow: The values computed from shapes.
     """
 
@@ -42,6 +55,8 @@ class Dimensions:
     values: dict[str, Terms] = field(default_factory=dict)
     sites: dict[Site, Terms] = field(default_factory=dict)
     declared: dict[ir.Node, Declarations] = field(default_factory=dict)
+    computed: Computed = field(default_factory=Computed)
+    settled: set[Term] = field(default_factory=set)
     flow: ShapeFlow = field(init=False)
 
     def at(self, site: Site) -> Terms | None:
@@ -73,6 +88,11 @@ class Dimensions:
         """All uses of weights, in the order of the nodes."""
         return [use for node in self.network.nodes for use in self.declared[node].linears]
 
+    def over(self, node: ir.Node, said: Statistic) -> Term | None:
+        """What a node takes a statistic over; None where its shape is not known."""
+        terms = self.at((node, said.index))
+        return said.over if terms is None or said.over is not None else terms[said.axis]
+
     def grows(self, terms: Terms | None, growth: Growth) -> bool:
         """Whether any of the axes grows."""
         return terms is not None and any(grows(self.forest, t, growth) for t in terms)
@@ -93,6 +113,8 @@ def infer_dimensions(network: Network) -> Dimensions:
         _visit(dims, node)
     for name in network.overridable:
         _freeze_value(dims, name, f"input {name}", "it is an input of the network, with a default")
+    for name in network.trained:
+        _freeze_value(dims, name, "training_info", "the training information of the model reads or updates it")
     for value in network.model.graph.outputs:
         if value.name in network.open_outputs and value.name not in network.tensors:
             continue

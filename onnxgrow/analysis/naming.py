@@ -15,7 +15,10 @@ ANONYMOUS = re.compile(
 )
 """Names that exporters count up (``onnx::MatMul_123``, ``Conv_7``, ``val_7``, ``42``): they say nothing."""
 
-SUFFIX = re.compile(r"([./_](weights?|kernel|W|w|MatMul|Conv|Gemm|ReadVariableOp)(:\d+)?)+$")
+SUFFIX = re.compile(
+    r"([./_](weights?(_(v|orig))?|parametrizations[./]weight[./]original\d*|kernel|W|w|MatMul|Conv|Gemm|ReadVariableOp)"
+    r"(:\d+)?)+$"
+)
 """What a weight's name says beyond the layer's."""
 
 

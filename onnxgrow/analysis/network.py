@@ -17,6 +17,7 @@ from onnxgrow.analysis.ways import Root, find_roots
 from onnxgrow.concrete.bodies import node_key
 from onnxgrow.concrete.infer import Concrete, sorted_nodes
 from onnxgrow.concrete.values import constants, dims_of
+from onnxgrow.io.carry import model_carried
 
 __all__ = ["Network", "Site", "has_graph", "node_key"]
 
@@ -84,6 +85,14 @@ class Network:
         if self.model.ir_version < 4 or len(listed) == len(self.model.graph.initializers):
             return []
         return listed
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """Values that the training information of the model reads or updates; it is kept as it came."""
+        infos = model_carried(self.model).training_info
+        nodes = [n for info in infos for graph in (info.initialization, info.algorithm) for n in graph.node]
+        read = [name for node in nodes for name in node.input]
+        return list(dict.fromkeys(read + [b.key for info in infos for b in info.update_binding]))
 
     def producer(self, name: str) -> ir.Node | None:
         """The node of the main graph that computes a value."""

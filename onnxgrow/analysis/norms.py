@@ -13,10 +13,11 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from onnxgrow.analysis.follower import HALF, NONE, ZERO_EXPONENT, Follower, Impossible, State
+from onnxgrow.analysis.follower import Follower
+from onnxgrow.analysis.stream import HALF, NONE, ZERO_EXPONENT, Impossible, State
 from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO
 
-__all__ = ["NORMS", "Norm", "normalised", "unit_length", "words"]
+__all__ = ["NORMS", "Norm", "normalised", "over_positions", "unit_length", "words"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +63,14 @@ def normalised(f: Follower, node: ir.Node) -> State:
     fact = _total(f, node, norm)
     if norm.total > 0 and len(node.outputs) > norm.total and node.outputs[norm.total].name:
         name = node.outputs[norm.total].name or ""
-        f.states[name] = (fact if f.pure(f.dims.values.get(name)) is not None else ANY, ZERO_EXPONENT)
+        f.states[name] = (fact if f.has_fact(f.dims.values.get(name)) else ANY, ZERO_EXPONENT)
     if not f.statistics(node):
         return (fact if fact == COPY and not f.constants(node) else ANY, ZERO_EXPONENT)
-    if f.pure(f.dims.at((node, norm.summed[0]))) is None:
+    if not f.has_fact(f.dims.at((node, norm.summed[0]))):
         raise Impossible(node, "its axis has other parts, too")
     parameters = [i for i in (norm.scale, norm.shift) if i > 0 and f.name(node, i)]
     if fact == COPY:
-        for i in parameters:
-            if f.constant(node, i):
-                f.write(node, i)
-            elif f.read(node, i)[0] not in (NONE, COPY):
-                raise Impossible(node, "its scale is computed")
-        return (COPY, ZERO_EXPONENT)
+        return _repeated(f, node, parameters)
     if fact != (MEAN if norm.centred else ZERO) or (norm.centred and not f.alone(node)):
         raise Impossible(node, f"it would change when new channels are {words(fact, f.mode)}")
     if not all(f.constant(node, i) for i in parameters[1:]):
@@ -85,6 +81,26 @@ def normalised(f: Follower, node: ir.Node) -> State:
         if index < len(node.outputs) and node.outputs[index].name:
             f.states[node.outputs[index].name or ""] = (NONE, e)
     return (ZERO, ZERO_EXPONENT)
+
+
+def _repeated(f: Follower, node: ir.Node, parameters: list[int]) -> State:
+    """Copies of all entries alike leave every statistic as it is; parameters are copied with them."""
+    f.repeats(node)
+    for i in parameters:
+        if f.constant(node, i):
+            f.write(node, i)
+        elif f.read(node, i)[0] not in (NONE, COPY):
+            raise Impossible(node, "its scale is computed")
+    return (COPY, ZERO_EXPONENT)
+
+
+def over_positions(f: Follower, node: ir.Node) -> State:
+    """Instance, group and mean-variance normalisation take statistics over positions, too: only copies keep those."""
+    f.plain(node)
+    fact = f.read(node, 0)[0]
+    if fact != COPY:
+        raise Impossible(node, f"it would change when new channels are {words(fact, f.mode)}")
+    return _repeated(f, node, [i for i in range(1, len(node.inputs)) if f.name(node, i)])
 
 
 def _total(f: Follower, node: ir.Node, norm: Norm) -> str:
@@ -106,9 +122,9 @@ def unit_length(f: Follower, node: ir.Node) -> State:
     if not f.statistics(node):
         return (fact if fact in (COPY, ZERO) else ANY, e)
     p = node.attributes.get_int("p", 2)
-    if f.pure(f.dims.at((node, 0))) is None or fact not in (ZERO, COPY):
+    if not f.has_fact(f.dims.at((node, 0))) or fact not in (ZERO, COPY):
         raise Impossible(node, f"it would change when new channels are {words(fact, f.mode)}")
-    return (fact, Fraction(1, p) if fact == COPY else ZERO_EXPONENT)
+    return (fact, Fraction(f.repeats(node), p) if fact == COPY else ZERO_EXPONENT)
 
 
 def words(fact: str, mode: str) -> str:

@@ -13,13 +13,14 @@ ones (``η = old size / new size``):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from onnxgrow.algebra import Kind, Term
+from onnxgrow.algebra import Forest, Kind, Term, factor
 from onnxgrow.analysis.follow import follow
-from onnxgrow.analysis.follower import Impossible, Residual
 from onnxgrow.analysis.infer import Dimensions
+from onnxgrow.analysis.stream import Impossible, Residual
 from onnxgrow.axis_map import COPY, MEAN, ZERO
 from onnxgrow.rules import Reason
 
@@ -41,22 +42,20 @@ def settle_statistics(dims: Dimensions, candidates: Iterable[Term]) -> dict[Term
     """
     taken: dict[Term, list[Reason]] = {}
     for node in dims.network.nodes:
-        for index, axis, why in dims.declared[node].statistics:
-            terms = dims.at((node, index))
-            if terms is None:
+        for said in dims.declared[node].statistics:
+            over = dims.over(node, said)
+            if over is None:
                 continue
+            _tie_parts(dims.forest, over)
             label = f"{node.op_type} {node.name or next((o.name for o in node.outputs if o.name), '')}"
-            reason = Reason(label, axis, why)
-            if dims.forest.find(terms[axis]).kind is not Kind.ATOM:
-                dims.forest.freeze(terms[axis], reason)
-            for leaf in dims.forest.leaves(terms[axis]):
-                taken.setdefault(leaf, []).append(reason)
+            for leaf in dict.fromkeys(dims.forest.leaves(over)):
+                taken.setdefault(leaf, []).append(Reason(label, said.axis, said.why))
     found: dict[Term, tuple[Residual, ...]] = {}
-    able = {dims.forest.find(t) for t in candidates}
-    for atom, reasons in taken.items():
+    able = {leaf for t in candidates for leaf in dims.forest.leaves(t)}
+    for atom, reasons in _current(dims.forest, taken).items():
         if atom.frozen:
             continue
-        if atom not in able or atom in dims.contracted:
+        if atom not in able:
             dims.forest.freeze(atom, *reasons)
             continue
         ways, problems = [], []
@@ -66,8 +65,35 @@ def settle_statistics(dims: Dimensions, candidates: Iterable[Term]) -> dict[Term
             except Impossible as e:
                 problems.append(e)
         if ways:
+            dims.settled.add(atom)
             found[atom] = tuple(replace(way, statistics=tuple(reasons)) for way in ways)
         else:
             worst = problems[-1]
             dims.forest.freeze(atom, *reasons[:1], Reason(worst.label, None, f"as a residual stream: {worst}"))
+    return found
+
+
+def _tie_parts(forest: Forest, term: Term) -> None:
+    """Let the parts of an axis, side by side, grow alike where they can: in units of their largest common divisor.
+
+    Copies of one part alone would weigh more in the statistics than the others.
+    """
+    term = forest.find(term)
+    parts = forest.flat(term, term.kind) if term.kind is not Kind.ATOM else []
+    for part in parts:
+        _tie_parts(forest, part)
+    if term.kind is not Kind.CONCAT or forest.reasons(term):
+        return
+    common = math.gcd(*(part.size for part in parts))
+    for unit in (d for d in range(common, 1, -1) if common % d == 0):
+        if factor(forest, term, unit) is not None:
+            return
+
+
+def _current(forest: Forest, taken: Mapping[Term, list[Reason]]) -> dict[Term, list[Reason]]:
+    """The same by the atoms that there are after all ties."""
+    found: dict[Term, list[Reason]] = {}
+    for term, reasons in taken.items():
+        for leaf in dict.fromkeys(forest.leaves(term)):
+            found.setdefault(leaf, []).extend(r for r in reasons if r not in found.get(leaf, []))
     return found

@@ -16,6 +16,9 @@ from onnxgrow.rules import Reason
 
 __all__ = ["freeze_silenced"]
 
+TIED = "its writers are read by the same entries: zero, so that nothing changes, they would never learn"
+ZEROED = "its writers would have to stay zero for what is summed up over it, such as a norm, and would never learn"
+
 
 def freeze_silenced(
     dims: Dimensions, writers: Mapping[Term, Sequence[Weight]], readers: Mapping[Term, Sequence[Weight]]
@@ -25,11 +28,13 @@ def freeze_silenced(
         if atom.frozen:
             continue
         read = {w.root for w in readers.get(atom, ())}
-        granted = grants(dims, {atom: 1})[0] if atom in dims.contracted else []
+        asked = atom in dims.contracted or dims.computed.needs_of(dims, {atom: 1})
+        granted = grants(dims, {atom: 1})[0] if asked else []
         if all((w.root in read and _one_axis(dims, w, atom)) or _zeroed(dims, w, atom, granted) for w in written):
             node = written[0].use.node
             label = f"{node.op_type} {node.name or node.outputs[0].name or ''}".strip()
-            why = "its writers are read by the same entries: zero, so that nothing changes, they would never learn"
+            tied = any(w.root in read and _one_axis(dims, w, atom) for w in written)
+            why = TIED if tied else ZEROED
             dims.forest.freeze(atom, Reason(label, None, why))
 
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxgrow.analysis.infer import Dimensions
 from onnxgrow.analysis.network import node_key
+from onnxgrow.analysis.pointing import AS_THEIR_INPUT, points_outside
 from onnxgrow.concrete.values import LIMIT, dims_of
 from onnxgrow.rules import Reason
 from onnxgrow.rules.elementwise import NEUTRAL
@@ -37,12 +38,6 @@ INVERSE = frozenset(("Acos", "Asin", "Atanh"))
 WITHIN_ONE = frozenset("Cos Erf HardSigmoid Sigmoid Sin Softmax Softsign Tanh".split())
 """Ops whose output does."""
 
-AS_THEIR_INPUT = frozenset(
-    "DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND GlobalAveragePool "
-    "GlobalMaxPool Identity MaxPool ReduceMax ReduceMean ReduceMin Reshape Slice SpaceToDepth Split Squeeze Tile "
-    "Transpose Unsqueeze".split()
-)
-"""Ops whose first output (Split: any) has entries, or means of entries, of the first input."""
 FLOATS = frozenset((ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16))
 NEVER_NEGATIVE = frozenset("Abs HardSigmoid ReduceL1 ReduceL2 ReduceSumSquare Relu Softmax ThresholdedRelu".split())
 ALWAYS_POSITIVE = frozenset("Exp Sigmoid Softplus".split())
@@ -57,10 +52,16 @@ def freeze_undefined(dims: Dimensions) -> None:
     for node in dims.network.nodes:
         if node.domain not in ("", "ai.onnx"):
             continue
-        for index, why in _risks(node, bounds, before):
+        risks = list(_risks(node, bounds, before))
+        pointer = points_outside(dims.network, node)
+        if pointer is not None:
+            risks.append((pointer, "it looks up entries by it, and new channels may point outside"))
+        for index, why in risks:
             value = node.inputs[index]
             if value is None or value.name in dims.network.tensors:
                 continue  # what its new entries are is up to the filling
+            if node in dims.computed.nodes and bounds.of(node, index) >= 0:
+                continue  # the norm of a weight is positive whatever is drawn, and what it is is seen when it runs
             terms = dims.at((node, index)) or []
             for axis, term in enumerate(terms):
                 if any(not leaf.frozen for leaf in dims.forest.leaves(term)):
@@ -105,6 +106,7 @@ class _Bounds:
 
     def __init__(self, dims: Dimensions, *, filled: bool) -> None:
         self.network = dims.network
+        self._shapes = dims.flow.names
         self._filled = filled
         self._known: dict[str, float] = {}
         self._depth = 0
@@ -142,13 +144,27 @@ class _Bounds:
             self._known[name] = -math.inf  # of what is computed from itself, or from too far away
             node, known = self.network.producer(name), self.network.concrete.values.get(name)
             self._depth += 1
-            if node is not None and self._depth <= DEPTH:
+            if known is not None and known.size == 1 and known.dtype.kind in "fiu" and self._fixed(name):
+                self._known[name] = float(known.reshape(-1)[0])
+            elif node is not None and self._depth <= DEPTH:
                 if name == node.outputs[0].name or node.op_type == "Split":
                     self._known[name] = self._made(node)
             elif node is None and known is not None and known.size and known.dtype.kind in "fiu":
                 self._known[name] = float(known.min())
             self._depth -= 1
         return self._known[name]
+
+    def _fixed(self, name: str, depth: int = 0) -> bool:
+        """Whether a number is made of stored numbers and of shapes, which are kept where they are computed with."""
+        tensor, node = self.network.tensors.get(name), self.network.producer(name)
+        if tensor is not None:
+            return math.prod(dims_of(tensor)) == 1
+        if name in self._shapes:
+            return True
+        names = [v.name or "" for v in node.inputs if v is not None] if node is not None else []
+        if node is not None and node.op_type == "CastLike":
+            names = names[:1]  # of the other one only the type counts
+        return bool(names) and depth < DEPTH and all(self._fixed(n, depth + 1) for n in names)
 
     def _made(self, node: ir.Node) -> float:
         op = node.op_type

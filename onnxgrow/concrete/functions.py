@@ -6,11 +6,13 @@ from the model alone: the same model and functions always give the same names.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from onnxgrow.concrete.values import all_names
 from onnxgrow.errors import UnsupportedError
 from onnxgrow.io.copy import copy_model
 
@@ -43,6 +45,8 @@ def inlined(model: ir.Model, names: Collection[str] | None = None, *, marked: bo
             for node in ir.traversal.RecursiveGraphIterator(function.graph):
                 node.metadata_props[MARK] = function_name(function)
     criteria = None if names is None else lambda function: function_name(function) in names
+    chosen = {k: f for k, f in result.functions.items() if criteria is None or criteria(f)}
+    _name_outputs(result, chosen)
     try:
         InlinePass(criteria=criteria)(result)
     except Exception as error:
@@ -50,6 +54,26 @@ def inlined(model: ir.Model, names: Collection[str] | None = None, *, marked: bo
         cause = error.__cause__ or error
         raise UnsupportedError("local functions", f"they cannot be inlined: {cause}") from error
     return result
+
+
+def _name_outputs(model: ir.Model, functions: Mapping[ir.OperatorIdentifier, ir.Function]) -> None:
+    """Name the outputs that calls of these functions leave out: the nodes that make them inside have to name them."""
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        taken = all_names(graph)
+        for node in ir.traversal.RecursiveGraphIterator(graph):
+            function = functions.get(node.op_identifier())
+            if function is None:
+                continue
+            for inner, outer in zip(function.outputs, node.outputs, strict=False):
+                outer.name = outer.name or _free(inner.name or "output", taken)
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    """The name, or the first one with a number behind that is not taken; it is taken then."""
+    numbered = (f"{wanted}_{count}" for count in itertools.count(1))
+    name = next(n for n in itertools.chain([wanted], numbered) if n not in taken)
+    taken.add(name)
+    return name
 
 
 def callers(model: ir.Model, names: Collection[str]) -> set[str]:

@@ -294,7 +294,9 @@ def skeleton_of(model: ir.Model, extra_outputs: Collection[str] = ()) -> Skeleto
             if any(node.outputs[0].uses()):
                 skeleton.add(name, constant)
         else:
-            graph.node.append(ir.serde.serialize_node(node))
+            ir.serde.serialize_node_into(made := graph.node.add(), node)
+            # Outputs left out at the end are dropped there, but ONNX Runtime counts those of a call of a function.
+            made.output.extend([""] * (len(node.outputs) - len(made.output)))
     return skeleton
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import onnx_ir as ir
 from onnxgrow.algebra import Term, layout
 from onnxgrow.analysis import Analysis, find_patches, node_key
 from onnxgrow.analysis.shape_flow import SitePatch
-from onnxgrow.axis_map import AxisMap, Segment
+from onnxgrow.axis_map import MEAN, AxisMap
 from onnxgrow.concrete.bodies import Path
 from onnxgrow.errors import UnsupportedError
-from onnxgrow.growth_map import SCALED, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import SCALED, TAKEN_BACK, SetGrowth, TensorGrowth, ValueGrowth
+from onnxgrow.passes.averages import Averaged
 from onnxgrow.passes.residual import Combined, Scaled, axis_map
 from onnxgrow.passes.rewriter import Rewriter
 from onnxgrow.passes.roles import Piece, grown_pieces
@@ -116,11 +117,25 @@ class Changes:
                 if not atoms:
                     continue
                 is_zero = bool(zero) and all(name in zero.get(a, ()) for a in atoms)
-                axes[axis] = self._axis(term, "zero" if is_zero else streams.fact(name, dims.forest.leaves(term)))
+                axes[axis] = self._axis(term, *(("zero", atoms) if is_zero else streams.fact(name, set(atoms))))
             factor = streams.factor(name)
             if axes or factor != 1:
                 self.values[name] = ValueGrowth(axes, factor=factor)
                 self.rewriter.resize(name, {a: (m.old_size, m.new_size) for a, m in axes.items()})
+
+    def take_factors_back(self) -> None:
+        """Multiply weights that are standardised without a gain by the factor that keeps their old entries."""
+        for (node, index), factor in self.grower.streams.taken_back().items():
+            value = node.inputs[index]
+            name = (value.name if value is not None else None) or ""
+            dtype = self.analysis.network.concrete.dtypes[name].numpy()
+            tensor = _tensor(np.asarray(factor).astype(dtype), "")
+            number = self.rewriter.add_constant(f"{name}_share", tensor, beside="", as_node=True)
+            self.tensors[number] = TensorGrowth(formula=TAKEN_BACK, factor=factor)
+            before = self.rewriter.node(node_key(node))
+            result = self.rewriter.insert(before, "Mul", [name, number], f"{name}_rescaled")
+            self.values[result] = ValueGrowth(self.values[name].axes, of=name)
+            self.rewriter.set_input(node_key(node), index, result)
 
     def note_sets(self) -> None:
         """The sets that grew, by the names of their weights in the result."""
@@ -138,29 +153,34 @@ class Changes:
 
     # ---- details
 
-    def _axis(self, term: Term, fact: str) -> AxisMap:
+    def _axis(self, term: Term, fact: str, atoms: Collection[Term] = ()) -> AxisMap:
+        """The map of an axis; with ``fact`` ``copy`` the new entries of ``atoms`` repeat their old ones."""
         forest, growth, picks = self.analysis.dims.forest, self.plan.growth, self.grower.picks
-        source = layout(forest, term, growth)
         if self.plan.request.method != "net2wider":
-            return axis_map(source, fact)
+            return axis_map(forest, term, growth, fact, atoms)
         copied = layout(forest, term, growth, picks)
-        counts = np.bincount(copied)
-        segments: list[Segment] = []
-        for old, pick in zip(source.tolist(), copied.tolist(), strict=True):
-            if old < 0:
-                segments.append(Segment(1, fact="copy", source=pick, share=float(1 / counts[pick])))
-            elif segments and not segments[-1].is_new and segments[-1].start + segments[-1].length == old:
-                segments[-1] = Segment(segments[-1].length + 1, segments[-1].start)
-            else:
-                segments.append(Segment(1, old))
-        return AxisMap(tuple(segments))
+        return AxisMap.copying(layout(forest, term, growth), copied, 1 / np.bincount(copied)[copied])
 
     def _tensor_growth(self, piece: Piece, of: str = "") -> TensorGrowth:
-        facts = {m.axis: m.mode for m in piece.marks if isinstance(m, Combined)}
-        weights = next((m.weights for m in piece.marks if isinstance(m, Combined) and m.weights), "")
+        marks = [m for m in piece.marks if isinstance(m, Combined)]
+        facts = {m.axis: m.mode for m in marks}
+        averages = next((m for m in piece.marks if isinstance(m, Averaged)), None)
+        facts.update(dict.fromkeys(piece.layouts.keys() & set(averages.over if averages is not None else ()), MEAN))
+        weights = next((m.weights for m in marks if m.weights), "")
         factor = next((m.factor for m in piece.marks if isinstance(m, Scaled)), None)
-        axes = {a: self._axis(piece.terms[a], facts.get(a, "any")) for a in piece.layouts}
-        return TensorGrowth(axes, of, "" if factor is None else SCALED, factor or 1.0, weights=weights)
+        axes = {
+            a: self._axis(piece.terms[a], facts.get(a, "any"), [m.atom for m in marks if m.axis == a])
+            for a in piece.layouts
+        }
+        over = averages.over if averages is not None else ()
+        return TensorGrowth(
+            axes,
+            of,
+            "" if factor is None else SCALED,
+            factor or 1.0,
+            weights=weights,
+            over=tuple(a for a in over if a not in axes or facts.get(a) != MEAN),
+        )
 
     def _constant_operand(self, patch: SitePatch, keepers: Mapping[str, bytes]) -> None:
         """Put a constant where one site needs it: in the old constant's place when nobody needs that any more."""
@@ -264,5 +284,6 @@ def apply_widening(
     changes.grow_attributes()
     changes.patch_operands()
     changes.grow_values()
+    changes.take_factors_back()
     changes.note_sets()
     return changes

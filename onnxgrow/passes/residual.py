@@ -7,7 +7,7 @@ With ``η = old size / new size`` of the stream, a constant that a factor is tak
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.algebra import Term
+from onnxgrow.algebra import Forest, Growth, Term, layout, repeated
 from onnxgrow.analysis import Analysis
-from onnxgrow.analysis.follower import Residual
 from onnxgrow.analysis.network import Site
-from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO, AxisMap, Segment
+from onnxgrow.analysis.stream import Residual
+from onnxgrow.axis_map import ANY, COPY, MEAN, ZERO, AxisMap
 from onnxgrow.init import cast
 from onnxgrow.init.summation import fold
+from onnxgrow.passes.averages import Averaged
 from onnxgrow.passes.grown_tensor import Entries
 from onnxgrow.passes.regions import Region
 from onnxgrow.plan import WidenPlan
@@ -41,13 +42,13 @@ class Combined:
     Attributes:
         axis: The axis.
         mode: ``mean``, ``zero`` or ``copy``.
-        old: Number of old entries; the new ones follow them.
+        atom: The stream; for copies perhaps one of several parts of the axis, otherwise all of it.
         weights: For ``mean``: name of the constant that weighs the old entries; empty when they count alike.
     """
 
     axis: int
     mode: str
-    old: int
+    atom: Term
     weights: str = ""
 
 
@@ -58,11 +59,11 @@ class Scaled:
     factor: float
 
 
-Mark = Combined | Scaled
+Mark = Averaged | Combined | Scaled
 
 
 class Streams:
-    """The residual streams that grow.
+    """The residual streams that grow, and the weights that are standardised over a fan-in that grows.
 
     Args:
         analysis: Of the original.
@@ -74,6 +75,8 @@ class Streams:
         self.ways: dict[Term, tuple[Residual, Fraction]] = {
             p.channel_set.atom: (p.way, Fraction(p.channel_set.size, p.new)) for p in plan.sets if p.way is not None
         }
+        shares = ((s, s.share(analysis.dims, plan.growth)) for s in analysis.dims.computed.standards)
+        self.standards = [(standard, eta) for standard, eta in shares if eta != 1]
 
     def marks(self, site: Site) -> frozenset[Mark]:
         """What becomes of the constant that is read at a site, beside growing."""
@@ -81,9 +84,14 @@ class Streams:
         for atom, (way, eta) in self.ways.items():
             if site in way.written:
                 written = way.written[site]
-                found.append(Combined(written.axis, way.mode, atom.size, written.weights))
+                found.append(Combined(written.axis, way.mode, atom, written.weights))
             if site in way.scaled:
                 found.append(Scaled(_power(eta, way.scaled[site])))
+        for standard, eta in self.standards:
+            if site in standard.means:
+                found.append(Averaged(standard.means[site]))
+            if site in standard.scaled:
+                found.append(Scaled(_power(eta, standard.scaled[site])))
         return frozenset(found)
 
     def free(self, site: Site) -> set[Term]:
@@ -94,36 +102,47 @@ class Streams:
         """Those of :meth:`free` whose zeros are a mean less itself, and so zero but for roundings."""
         return {atom for atom in self.free(site) if self.ways[atom][0].mode == MEAN}
 
-    def fact(self, name: str, atoms: Sequence[Term]) -> str:
-        """Fact of the new entries of a computed value along an axis of these atoms."""
-        if len(atoms) != 1 or atoms[0] not in self.ways:
-            return ANY
-        return self.ways[atoms[0]][0].facts.get(name, ANY)
+    def fact(self, name: str, atoms: Collection[Term]) -> tuple[str, list[Term]]:
+        """Fact of new entries of a computed value along an axis on which these atoms grow, and the atoms it is of.
+
+        Where several grow, one may hold copies of entries of another: that is said of those only.
+        """
+        facts = {a: self.ways[a][0].facts.get(name, ANY) if a in self.ways else ANY for a in atoms}
+        copying = [a for a, fact in facts.items() if fact == COPY]
+        if copying:
+            return COPY, copying
+        return next(iter(facts.values())) if len(facts) == 1 else ANY, list(atoms)
 
     def factor(self, name: str) -> float:
         """Factor on the old entries of a computed value."""
         factor = 1.0
         for way, eta in self.ways.values():
             factor *= _power(eta, way.exponents.get(name, Fraction(0)))
-        return factor
+        # Uses of one weight say the same of the values behind it.
+        of_weights = (_power(eta, s.exponents[name]) for s, eta in self.standards if name in s.exponents)
+        return factor * next(of_weights, 1.0)
+
+    def taken_back(self) -> dict[Site, float]:
+        """Uses of standardised weights without a gain → number that the weight has to be multiplied by there."""
+        return {site: _power(eta, e) for standard, eta in self.standards for site, e in standard.factors.items()}
 
     def epsilons(self) -> dict[ir.Node, float]:
         """Nodes whose ``epsilon`` changes, with its new value, rounded to float32 as attributes are stored."""
         found = {}
-        for way, eta in self.ways.values():
-            for node, default in way.epsilons.items():
+        streams = [(way.epsilons, eta) for way, eta in self.ways.values()]
+        for epsilons, eta in (*streams, *((standard.epsilons, eta) for standard, eta in self.standards)):
+            for node, default in epsilons.items():
                 old = node.attributes.get_float("epsilon", default)
                 found[node] = float(np.float32(np.float64(np.float32(old)) * float(eta)))
         return found
 
 
-def axis_map(source: Array, fact: str) -> AxisMap:
-    """The map of an axis; copies repeat the old indices in order, again and again."""
+def axis_map(forest: Forest, term: Term, growth: Growth, fact: str, atoms: Collection[Term]) -> AxisMap:
+    """The map of an axis whose new entries are what ``fact`` says; copies repeat the old entries of ``atoms``."""
+    source = layout(forest, term, growth)
     if fact != COPY:
         return AxisMap.from_source(source, fact)
-    old = int((source >= 0).sum())
-    copies = [Segment(1, fact=COPY, source=i % old, share=0.0) for i in range(source.size - old)]
-    return AxisMap((Segment(old, 0), *copies))
+    return AxisMap.copying(source, source[repeated(forest, term, growth, atoms)])
 
 
 def _power(eta: Fraction, exponent: Fraction) -> float:
@@ -136,7 +155,11 @@ def _power(eta: Fraction, exponent: Fraction) -> float:
 
 
 def combined(
-    entries: Entries, shape: tuple[int, ...], marks: Sequence[Combined], weights: Mapping[str, Array]
+    entries: Entries,
+    shape: tuple[int, ...],
+    marks: Sequence[Combined],
+    sources: Mapping[Combined, Array],
+    weights: Mapping[str, Array],
 ) -> Entries:
     """Entries with combinations laid over them. The tensor is made whole: its new entries need all of the old ones.
 
@@ -144,29 +167,34 @@ def combined(
         entries: Of the grown tensor without its combinations.
         shape: Of the grown tensor.
         marks: The combinations.
+        sources: For each of them the index that each new index along its axis repeats, as
+            :func:`onnxgrow.algebra.repeated` gives it.
         weights: Constants that weigh old entries.
     """
     whole = entries(Region(0, tuple(slice(0, n) for n in shape), shape))
     for mark in marks:
-        _combine(np.moveaxis(whole, mark.axis, 0), mark, weights.get(mark.weights))
+        _combine(np.moveaxis(whole, mark.axis, 0), mark, sources[mark], weights.get(mark.weights))
     return lambda region: whole[region.slices]
 
 
-def _combine(lines: Array, mark: Combined, weights: Array | None) -> None:
+def _combine(lines: Array, mark: Combined, source: Array, weights: Array | None) -> None:
     """Overwrite the new entries along the first axis."""
-    old, new = lines[: mark.old], lines[mark.old :]
+    new = np.flatnonzero(source != np.arange(source.size))
     if mark.mode == ZERO:
-        new[...] = np.zeros((), lines.dtype)
+        lines[new] = np.zeros((), lines.dtype)
     elif mark.mode == COPY:
-        for start in range(0, len(new), mark.old):
-            new[start : start + mark.old] = old[: len(new) - start]
+        step = max(1, CHUNK // max(1, math.prod(lines.shape[1:])))
+        for start in range(0, new.size, step):
+            at = new[start : start + step]
+            lines[at] = lines[source[at]]
     elif mark.mode == MEAN:
-        flat = old.reshape(mark.old, -1)
+        old = lines[: mark.atom.size]
+        flat = old.reshape(mark.atom.size, -1)
         means = np.empty(flat.shape[1], lines.dtype)
-        step = max(1, CHUNK // mark.old)
+        step = max(1, CHUNK // mark.atom.size)
         for start in range(0, flat.shape[1], step):
             part = np.ascontiguousarray(flat[:, start : start + step], np.float64)
             if weights is not None:
                 part *= weights.astype(np.float64).reshape(-1, 1)
-            means[start : start + step] = cast(fold(part) / mark.old, lines.dtype)
-        new[...] = means.reshape(old.shape[1:])
+            means[start : start + step] = cast(fold(part) / mark.atom.size, lines.dtype)
+        lines[new] = means.reshape(old.shape[1:])

@@ -27,12 +27,15 @@ class Role:
         way: Ops from the constant to there.
         linear: The linear use; None for a parameter that is no weight.
         fill: Value of new entries of a parameter; None to repeat its own.
+        computed: Whether the op reads a weight that is computed from this constant and others: what is zero in it is
+            granted, not seen from here.
     """
 
     site: Site
     way: Way
     linear: LinearUse | None
     fill: float | None
+    computed: bool = False
 
 
 @dataclass
@@ -121,7 +124,10 @@ def _fits(
 def _roles(analysis: Analysis, site: Site, linear: dict[Site, LinearUse]) -> list[Role]:
     """Follow a constant through ops that pass its entries on to the ops that use it."""
     found = []
-    network = analysis.network
+    network, computed = analysis.network, analysis.dims.computed
+    source = computed.sources.get(site)
+    if source is not None:
+        found.append(Role(site, (), source.use if source.drawn else None, 1.0 if source.mask else None, computed=True))
     stack: list[tuple[Site, Way]] = [(site, ())]
     while stack:
         (node, index), way = stack.pop()
@@ -133,6 +139,8 @@ def _roles(analysis: Analysis, site: Site, linear: dict[Site, LinearUse]) -> lis
             for output, name in outputs:
                 step = Step(node, index, output)
                 stack += [(use, (*way, step)) for use in network.uses(name)]
+            continue
+        if source is not None and node in computed.nodes:
             continue
         # A new channel's scale is of the size of the others: the values that are drawn fit it.
         fill = None if is_scale(network, node, index) else analysis.dims.declared[node].fills.get(index)

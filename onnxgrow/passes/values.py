@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnxgrow.algebra import Growth, Term, layout
+from onnxgrow.algebra import Growth, Term, layout, repeated
 from onnxgrow.analysis import Analysis
 from onnxgrow.analysis.ways import QUANTISED
 from onnxgrow.errors import UnsupportedError
 from onnxgrow.init import Key, cast, copied_indices, gain, near_zero_ranges, scale_to, std
+from onnxgrow.passes.averages import Averaged, averaged
 from onnxgrow.passes.grown_tensor import Entries, GrownTensor
 from onnxgrow.passes.layers import (
     Draw,
@@ -99,6 +100,8 @@ class TensorGrower:
         rounded = not is_plain(tensor.dtype) or any(s.node.op_type in QUANTISED for r in piece.roles for s in r.way)
         if any(r.linear for r in piece.roles) and rounded and not self.plan.request.exact:
             raise UnsupportedError(piece.name, "this method has no values for a quantised weight", "use zero-fan-out")
+        if self.plan.request.method != "zero-fan-out" and any(r.computed for r in piece.roles):
+            raise UnsupportedError(piece.name, "a weight is computed from it and others", "use zero-fan-out")
         return GrownTensor(
             lambda: self._entries(piece, name, shape, tensor),
             dtype=tensor.dtype,
@@ -135,13 +138,18 @@ class TensorGrower:
                 if isinstance(drawing, Drawing) and form is None:
                     layers += self._no_larger(drawing, piece, old, linears)
                 layers.append(drawn(drawing, form))
-        made = Layers(tuple(layers), old.dtype)
+        made: Entries = Layers(tuple(layers), old.dtype)
+        for mark in piece.marks:
+            if isinstance(mark, Averaged):
+                made = averaged(made, shape, mark, piece.layouts)
         marks = [m for m in piece.marks if isinstance(m, Combined)]
         if not marks:
             return made
         tensors = self.analysis.network.tensors
         weights = {m.weights: np.asarray(tensors[m.weights].numpy()) for m in marks if m.weights}
-        return combined(made, shape, sorted(marks, key=lambda m: m.axis), weights)
+        forest = self.analysis.dims.forest
+        sources = {m: repeated(forest, piece.terms[m.axis], self.growth, (m.atom,)) for m in marks}
+        return combined(made, shape, sorted(marks, key=lambda m: m.axis), sources, weights)
 
     def _form(self, piece: Piece, dtype: np.dtype[Any]) -> Stored | None:
         """How all uses of a piece store a value.
@@ -198,7 +206,7 @@ class TensorGrower:
         dtype = old.dtype if form is None else np.dtype(np.float64)
         # Integers without a scale of their own mean something only beside the others: as large as those.
         unscaled = form is not None and not is_plain(ir.DataType.from_numpy(old.dtype)) and (form.factor == 1).all()
-        if use.data < 0 or unscaled:
+        if use.data < 0 or unscaled or linears[0].computed:
             plain_old = old if is_plain(ir.DataType.from_numpy(old.dtype)) else old.astype(np.float32)
             spread = std(plain_old) if form is None else std(plain_old) / (float(np.abs(form.factor).mean()) or 1.0)
             sigma = spread if spread > 0 else 0.02
@@ -259,7 +267,7 @@ class TensorGrower:
     ) -> None:
         """Lay the method's zeros (or near-zeros) over the layers so far. Zeros outrank fills."""
         method = self.plan.request.method
-        for role in map(self._reading, linears):
+        for role in map(self._reading, (r for r in linears if not r.computed)):
             mask = zero_mask(self.analysis, self.growth, role, shape, piece.name, writers=method == "zero-fan-in")
             if mask is None:
                 continue

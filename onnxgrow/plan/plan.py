@@ -10,7 +10,7 @@ from typing import Any
 from onnxgrow.algebra import Growth, Term
 from onnxgrow.analysis import Analysis, ChannelSet, find_patches
 from onnxgrow.analysis.demand import grants
-from onnxgrow.analysis.follower import Residual
+from onnxgrow.analysis.stream import Residual
 from onnxgrow.errors import UnsupportedError, UsageError
 from onnxgrow.init import scheme_names
 from onnxgrow.names import METHODS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxgrow.analysis import ChannelSet
-from onnxgrow.analysis.follower import Residual
+from onnxgrow.analysis.stream import Residual
 from onnxgrow.axis_map import COPY
 
 __all__ = ["chosen_way", "residual_problem"]

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Term
 from onnxgrow.analysis import Analysis, ChannelSet
-from onnxgrow.analysis.follower import FLAT
 from onnxgrow.analysis.network import Network, node_key
+from onnxgrow.analysis.stream import FLAT
 from onnxgrow.rules import Terms
 
 __all__ = ["zero_path_problem", "zero_values"]

@@ -127,17 +127,26 @@ def _located(node: yaml.Node, file: str) -> Located:
             name = _located(key, file)
             if not isinstance(key, yaml.ScalarNode):
                 raise name.fault(f"a key is {name.word()}", "keys are texts")
-            if key.value in found:
-                raise name.fault(f"the key {key.value!r} is given twice", f"see line {lines[key.value]}")
-            found[key.value], lines[key.value] = _located(value, file), name.line
+            text = _joined(key.value, name)
+            if text in found:
+                raise name.fault(f"the key {text!r} is given twice", f"see line {lines[text]}")
+            found[text], lines[text] = _located(value, file), name.line
         return Located(found, file, line, lines)
     assert isinstance(node, yaml.ScalarNode)
     return Located(_scalar(node.value, node.style is None, here), file, line, {})
 
 
+def _joined(text: str, here: Located) -> str:
+    """JSON writes characters beyond the first 65,536 as two escapes, which YAML reads as two halves of one."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError as e:
+        raise here.fault("an escape in it is half a character") from e
+
+
 def _scalar(text: str, is_plain: bool, here: Located) -> Any:
     if not is_plain:
-        return text
+        return _joined(text, here)
     if text in _WORDS:
         return _WORDS[text]
     if _INTEGER.fullmatch(text):

@@ -21,7 +21,17 @@ from onnxgrow.rules import (  # noqa: F401 - importing a family registers its ru
     rotary,
     shapes,
 )
-from onnxgrow.rules.context import Contraction, Declarations, LinearUse, NodeContext, Place, Reason, Terms, Unsuitable
+from onnxgrow.rules.context import (
+    Contraction,
+    Declarations,
+    LinearUse,
+    NodeContext,
+    Place,
+    Reason,
+    Statistic,
+    Terms,
+    Unsuitable,
+)
 from onnxgrow.rules.registry import covered, find_rule, register
 
 __all__ = [
@@ -31,6 +41,7 @@ __all__ = [
     "NodeContext",
     "Place",
     "Reason",
+    "Statistic",
     "Terms",
     "Unsuitable",
     "covered",

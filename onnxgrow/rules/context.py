@@ -12,7 +12,17 @@ import onnx_ir as ir
 
 from onnxgrow.algebra import Forest, Growth, Term, grown_size, grows, unify
 
-__all__ = ["Contraction", "Declarations", "LinearUse", "NodeContext", "Operand", "Place", "Reason", "Terms"]
+__all__ = [
+    "Contraction",
+    "Declarations",
+    "LinearUse",
+    "NodeContext",
+    "Operand",
+    "Place",
+    "Reason",
+    "Statistic",
+    "Terms",
+]
 
 Terms = list[Term]
 IntArray = npt.NDArray[Any]
@@ -81,6 +91,22 @@ class Contraction:
     over: Term | None = None
 
 
+@dataclass(frozen=True)
+class Statistic:
+    """An axis of an input that statistics are taken over.
+
+    Attributes:
+        index, axis: Which axis of which input.
+        why: Why it cannot simply grow.
+        over: The part of the axis that they are taken over, the others for themselves; None for all of it.
+    """
+
+    index: int
+    axis: int
+    why: str
+    over: Term | None = None
+
+
 @dataclass
 class Declarations:
     """What a node's rule said beside the ties: how its parts are rebuilt when axes grow.
@@ -92,7 +118,7 @@ class Declarations:
         attributes: Attribute name → its new value (None: remove it), given the growth.
         operands: Input index → wanted integer operand, given the growth and the operand's value without a change
             (None: the input is absent, or its value is not known); returns None or an equal array to leave it.
-        statistics: (input, axis, why it cannot simply grow) of axes that statistics are taken over.
+        statistics: Axes that statistics are taken over.
     """
 
     linears: list[LinearUse] = field(default_factory=list)
@@ -100,7 +126,7 @@ class Declarations:
     fills: dict[int, float] = field(default_factory=dict)
     attributes: dict[str, AttributeUpdate] = field(default_factory=dict)
     operands: dict[int, Operand] = field(default_factory=dict)
-    statistics: list[tuple[int, int, str]] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
 
 
 class NodeContext:
@@ -258,9 +284,11 @@ class NodeContext:
         """Declare an integer operand that follows the growth."""
         self.said.operands[index] = update
 
-    def statistic(self, index: int, axis: int, why: str) -> None:
-        """Declare that a statistic is taken over an axis of an input: it grows in special ways only, if at all."""
-        self.said.statistics.append((index, axis, why))
+    def statistic(self, index: int, axis: int, why: str, over: Term | None = None) -> None:
+        """Declare that a statistic is taken over an axis of an input, or over a part of it: it grows in special ways
+        only, if at all.
+        """
+        self.said.statistics.append(Statistic(index, axis, why, over))
 
     def size(self, term: Term, growth: Growth) -> int:
         """Size of an axis after the growth."""

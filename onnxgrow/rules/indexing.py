@@ -88,7 +88,10 @@ def _tie_others(op: NodeContext, axis: int, operands: Sequence[Terms]) -> None:
 
 @register("GatherND")
 def gather_nd(op: NodeContext) -> Sequence[Terms | None]:
-    """Slices by index tuples: batch axes are shared, indexed axes frozen, the rest of the data passes through."""
+    """Slices by index tuples: batch axes are shared, indexed axes frozen, the rest of the data passes through.
+
+    Constant data is a weight that is looked up: those of the experts that are chosen.
+    """
     x, indices = op.terms(0), op.terms(1)
     batch = int(op.attr("batch_dims", 0))
     depth = op.shape(1)[-1]
@@ -96,6 +99,8 @@ def gather_nd(op: NodeContext) -> Sequence[Terms | None]:
         op.unify(a, b)
     op.freeze(x[batch : batch + depth], LOOKED_UP, batch)
     op.freeze(indices[-1:], "it holds index tuples", len(indices) - 1)
+    if op.is_constant(0) and not op.is_constant(1):
+        op.linear(0, range(batch + depth, len(x)), [], data=-1)
     return [[*indices[:-1], *x[batch + depth :]]]
 
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxgrow.algebra import Growth, Term, grown_offset, split_at
+from onnxgrow.algebra import Growth, Term, factor, grown_offset, split_at
 from onnxgrow.rules.context import IntArray, NodeContext, Terms, Unsuitable
 from onnxgrow.rules.registry import register
 
 __all__: list[str] = []
+
+STRIDED = "a strided slice reads it"
 
 
 @register("Concat")
@@ -93,7 +95,10 @@ class _Window:
 
 @register("Slice")
 def slice_op(op: NodeContext) -> Sequence[Terms | None]:
-    """A range of each axis; starts and ends follow the growth. Strided slices freeze the axis."""
+    """A range of each axis; starts and ends follow the growth.
+
+    Of an axis that is read with steps only whole runs of entries grow, such as the pairs of a rotary embedding.
+    """
     x, out = op.terms(0), list(op.terms(0))
     windows = _windows(op)
     for at, window in enumerate(windows):
@@ -105,14 +110,29 @@ def slice_op(op: NodeContext) -> Sequence[Terms | None]:
             sizes = [window.start, window.end - window.start, size - window.end]
             pieces = _cut(op, x[axis], [n for n in sizes if n])
             part = None if pieces is None else pieces[1 if window.start else 0]
+        elif window.step > 1:
+            part = _every(op, x[axis], window)
         if part is None:
-            why = "a slice cuts through it" if window.step == 1 else "a strided slice reads it"
+            why = "a slice cuts through it" if window.step == 1 else STRIDED
             op.freeze_axis(x, axis, why)
             part = op.fresh(op.out_shape()[axis], why, axis)
         out[axis] = part
         windows[at] = window
     _declare_bounds(op, x, windows)
     return [out]
+
+
+def _every(op: NodeContext, term: Term, window: _Window) -> Term | None:
+    """What counts the entries that a strided slice reads, where it reads one of every whole run of ``step`` entries."""
+    size, step = op.forest.find(term).size, window.step
+    whole = size % step == 0 and size > step and window.start < step and window.end > size - step + window.start
+    if not whole or all(leaf.frozen for leaf in op.forest.leaves(term)):
+        return None
+    factors = factor(op.forest, term, step)
+    if factors is None:
+        return None
+    op.freeze([factors[1]], STRIDED, window.axis)
+    return factors[0]
 
 
 def _windows(op: NodeContext) -> list[_Window]:
@@ -143,10 +163,13 @@ def _declare_bounds(op: NodeContext, x: Terms, windows: list[_Window]) -> None:
         new = natural.copy()
         for i, window in enumerate(windows):
             term = x[window.axis]
-            if window.step != 1 or not op.grows(term, growth):
+            if window.step < 1 or not op.grows(term, growth):
                 continue
-            offset = grown_offset(op.forest, term, getattr(window, which), growth)
-            if offset is not None and _clamp(int(natural[i]), op.size(term, growth)) != offset:
+            grown = op.size(term, growth)
+            offset: int | None = window.start if which == "start" else grown
+            if window.step == 1:
+                offset = grown_offset(op.forest, term, getattr(window, which), growth)
+            if offset is not None and _clamp(int(natural[i]), grown) != offset:
                 new[i] = offset
         return new
 

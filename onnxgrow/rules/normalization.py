@@ -23,6 +23,10 @@ def batch_normalization(op: NodeContext) -> Sequence[Terms | None]:
     channel = x[1] if len(x) > 1 else x[0]
     if not op.attr("spatial", 1):
         raise Unsuitable("statistics per position (spatial = 0)")
+    if op.attr("training_mode", 0) or len(op.node.outputs) > 1:
+        for axis in range(len(x)):
+            if axis != 1:
+                op.statistic(0, axis, NORMALISED)
     for i, value in enumerate((1.0, 0.0, 0.0, 1.0), start=1):
         op.unify(channel, op.terms(i)[0], "its parameters do not line up")
         op.fill(i, value)
@@ -36,7 +40,8 @@ def instance_normalization(op: NodeContext) -> Sequence[Terms | None]:
     for i, value in enumerate((1.0, 0.0), start=1):
         op.unify(x[1], op.terms(i)[0], "its parameters do not line up")
         op.fill(i, value)
-    op.freeze(x[2:], NORMALISED, 2)
+    for axis in range(2, len(x)):
+        op.statistic(0, axis, NORMALISED)
     return [list(x)]
 
 
@@ -46,9 +51,11 @@ def group_normalization(op: NodeContext) -> Sequence[Terms | None]:
     x = op.terms(0)
     groups = int(op.attr("num_groups"))
     channels = op.shape(0)[1]
-    op.freeze(x[2:], NORMALISED, 2)
+    for axis in range(2, len(x)):
+        op.statistic(0, axis, NORMALISED)
     group = op.forest.atom(groups)
-    inside = op.fresh(channels // groups, NORMALISED, 1)
+    inside = op.forest.atom(channels // groups)
+    op.statistic(0, 1, NORMALISED, inside)
     op.unify(x[1], op.forest.product((group, inside)), "its channels do not divide into groups")
     for i, value in enumerate((1.0, 0.0), start=1):
         per_group = op.shape(i)[0] == groups != channels
@@ -85,7 +92,7 @@ def mean_variance_normalization(op: NodeContext) -> Sequence[Terms | None]:
     """Over ``axes``."""
     x = op.terms(0)
     for axis in op.attr("axes", (0, 2, 3)):
-        op.freeze_axis(x, op.axis(int(axis), len(x)), NORMALISED)
+        op.statistic(0, op.axis(int(axis), len(x)), NORMALISED)
     return [list(x)]
 
 

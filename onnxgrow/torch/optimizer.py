@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from onnxgrow.axis_map import COPY
 from onnxgrow.errors import BadInputError, UnsupportedError, UsageError
 from onnxgrow.growth_map import GrowthMap, TensorGrowth
 
@@ -126,11 +125,7 @@ def _spread(
             raise BadInputError(name, f"its state has shape {list(value.shape)}, which the growth map does not fit")
         source = axis_map.source()
         if copies:
-            position = 0
-            for segment in axis_map.segments:
-                if segment.is_new and segment.fact == COPY:
-                    source[position : position + segment.length] = segment.source
-                position += segment.length
+            source = np.maximum(source, axis_map.copied())
         sources[axis] = source
     if tuple(len(s) for s in sources) != shape:
         raise BadInputError(name, f"its state grows to {[len(s) for s in sources]}, the parameter has {list(shape)}")

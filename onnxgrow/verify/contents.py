@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnxgrow.concrete.values import dims_of
-from onnxgrow.growth_map import DRAWN, FILLED, IDENTITY, ONES, ZEROS, TensorGrowth
+from onnxgrow.growth_map import DRAWN, FILLED, IDENTITY, ONES, TAKEN_BACK, ZEROS, TensorGrowth
 from onnxgrow.verify.certificate.blocks import blocks, same_bits
 
 __all__ = ["content_difference"]
@@ -18,8 +18,8 @@ def content_difference(growth: TensorGrowth, tensor: ir.TensorProtocol) -> str:
 
     Args:
         growth: ``identity`` is a unit matrix, or for more than two axes (filters, channels per group, kernel …) a 1 at
-            tap ⌊k/2⌋ of filter o and channel o modulo the channels per group; ``zeros``, ``ones`` and ``filled``
-            (with its ``factor``, rounded once) have one value; ``drawn`` has any, if they are finite.
+            tap ⌊k/2⌋ of filter o and channel o modulo the channels per group; ``zeros``, ``ones``, ``filled`` and
+            ``taken-back`` (with their ``factor``, rounded once) have one value; ``drawn`` has any, if they are finite.
         tensor: The tensor; read in blocks.
     """
     shape = dims_of(tensor)
@@ -29,7 +29,7 @@ def content_difference(growth: TensorGrowth, tensor: ir.TensorProtocol) -> str:
         len(shape) < 2 or not shape[1] or shape[0] % shape[1] or (len(shape) == 2 and shape[0] != shape[1])
     ):
         return f"no identity has the shape {shape}"
-    value = {ZEROS: 0.0, ONES: 1.0, FILLED: growth.factor}.get(growth.formula, 0.0)
+    value = {ZEROS: 0.0, ONES: 1.0, FILLED: growth.factor, TAKEN_BACK: growth.factor}.get(growth.formula, 0.0)
     stored = np.asarray(tensor.numpy())
     for block in blocks(shape, stored.dtype.itemsize) if shape else [()]:
         found = np.ascontiguousarray(stored[block])

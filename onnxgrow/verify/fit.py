@@ -77,6 +77,8 @@ def _misfits(
 
 def _tensor_difference(growth: TensorGrowth, old: ir.TensorProtocol | None, shape: Shape) -> str:
     difference = axes_difference(shape, growth.axes)
+    if any(not 0 <= axis < len(shape) for axis in growth.over):
+        return f"means over the axes {list(growth.over)} of {len(shape)}"
     if difference or old is None or growth.formula in (OPERAND, *CONTENTS):
         return difference
     return shape_difference(dims_of(old), shape, growth.axes)

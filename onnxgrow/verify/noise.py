@@ -14,6 +14,8 @@ from onnxgrow.verify.sessions import ModelSource
 
 __all__ = ["moved", "moved_inputs", "moved_weights"]
 
+SCALES = {"Resize": (1, 2), "Upsample": (1,)}
+"""Op → inputs that sizes are computed from: a scale of 1 that is moved is refused, one of 2 makes 11 of 6."""
 WEIGHT_LIMIT = 20_000_000
 """Bytes of weights that are moved at most: noise does not need all of a large model."""
 
@@ -46,9 +48,10 @@ def moved_weights(source: ModelSource, seed: int) -> ModelSource:
     """The model with its float initializers and constants moved by one ulp, up to a limit of bytes."""
     proto = source.proto()
     budget = WEIGHT_LIMIT
-    for index, tensor in enumerate(_weights(proto)):
+    scales = {n for node in proto.graph.node for i in SCALES.get(node.op_type, ()) for n in node.input[i : i + 1]}
+    for index, (name, tensor) in enumerate(_weights(proto)):
         count, dtype = math.prod(tensor.dims), ir.DataType(tensor.data_type)
-        if not dtype.is_floating_point() or count <= 1 or count * dtype.itemsize > budget:
+        if name in scales or not dtype.is_floating_point() or count <= 1 or count * dtype.itemsize > budget:
             continue  # before any of it is read
         array = source.array(tensor)
         if not _is_float(array):
@@ -60,10 +63,11 @@ def moved_weights(source: ModelSource, seed: int) -> ModelSource:
     return source.with_proto(proto)
 
 
-def _weights(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from proto.graph.initializer
+def _weights(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Constants of the main graph by the names that nodes read them by."""
+    yield from ((tensor.name, tensor) for tensor in proto.graph.initializer)
     for node in proto.graph.node:
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 if attribute.name == "value":
-                    yield attribute.t
+                    yield node.output[0], attribute.t

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxgrow.algebra import Forest, Term, grown_offset, grown_size, layout, reshape
+from onnxgrow.algebra import Forest, Term, grown_offset, grown_size, layout, repeated, reshape
 
 
 def atoms(forest: Forest, *sizes: int) -> list[Term]:
@@ -108,6 +108,22 @@ def test_picks_name_the_entry_that_each_new_one_copies() -> None:
     copied = layout(forest, forest.product((a, b)), growth, picks)
     assert copied.reshape(5, 3).tolist() == [[0, 1, 1], [2, 3, 3], [4, 5, 5], [4, 5, 5], [0, 1, 1]]
     assert (copied >= 0).all()
+
+
+def test_repeated_names_the_new_index_that_each_one_repeats() -> None:
+    """Along one factor or part; entries that are new for other reasons stand for themselves."""
+    forest = Forest()
+    a, b = atoms(forest, 2, 3)
+    growth = {a: 2, b: 1}
+    assert repeated(forest, a, growth, {a}).tolist() == [0, 1, 0, 1]
+    side_by_side = repeated(forest, forest.concat((b, a)), growth, {a})
+    assert side_by_side.tolist() == [0, 1, 2, 3, 4, 5, 4, 5]
+    product = forest.product((a, b))
+    inner = repeated(forest, product, growth, {b}).reshape(4, 4)
+    assert inner.tolist() == [[0, 1, 2, 0], [4, 5, 6, 4], [8, 9, 10, 8], [12, 13, 14, 12]]
+    every = layout(forest, product, growth)[repeated(forest, product, growth, {a, b})]
+    picks = {a: np.array([0, 1]), b: np.array([0])}
+    np.testing.assert_array_equal(every, layout(forest, product, growth, picks))
 
 
 def test_picks_are_needed_only_for_what_grows() -> None:

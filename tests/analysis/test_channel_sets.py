@@ -13,6 +13,7 @@ from support import analysis_of, model_of
 
 from onnxgrow.analysis import Analysis, Network, analyse
 from onnxgrow.concrete.infer import concretize
+from onnxgrow.io import load
 
 MLP = "g (float[N,6] x) => (float[N,3] y) { h = MatMul(x, wa) a = Relu(h) y = MatMul(a, wb) }"
 
@@ -37,6 +38,15 @@ def test_every_set_says_who_writes_it_who_reads_it_and_why_it_cannot_grow() -> N
         "wb": (["wb"], [], ["it is an output of the network (output y, axis 1)"]),
         "input of wa": ([], ["wa"], ["it is an input of the network (input x, axis 1)"]),
     }
+
+
+def test_a_set_that_training_information_names_cannot_grow() -> None:
+    proto = ir.to_proto(model_of(MLP, {"wa": (6, 4), "wb": (4, 3)}))
+    info = proto.training_info.add()
+    info.algorithm.node.append(helper.make_node("Identity", ["wa"], ["next"]))
+    info.update_binding.add(key="wb", value="next")
+    reasons = {s.name: [str(r) for r in s.reasons] for s in analysis_of(load(proto).model).sets}
+    assert any("training information" in r for r in reasons["wa"]), reasons
 
 
 def test_a_set_that_nothing_reads_cannot_grow() -> None:

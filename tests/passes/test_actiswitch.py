@@ -151,6 +151,30 @@ def test_an_activation_of_what_may_be_infinite_is_not_wrapped() -> None:
         AddActiSwitch("a")(model)
 
 
+BEHIND_INFINITIES = {
+    "a border": "p = Constant<value = int64[4] {0, 1, 0, 1}>() b = Pad(h, p, low) m = Slice(b, one, nine, one)",
+    "an expanded number": "s = Shape(h) e = Expand(low, s) c = Less(h, zero) m = Where(c, e, h)",
+    "a filling": "s = Shape(h) e = ConstantOfShape<value = float[1] {-3e38}>(s) n = Max(e, h) m = Neg(n)",
+    "entries written into it": "e = Expand(low, two) i = Expand(one, two) m = ScatterElements<axis = 1>(h, i, e)",
+    "a body that reads it": """s = ReduceSum<keepdims = 0>(x) c = Greater(s, many)
+        m = If(c) <then_branch = a () => (float[n,8] t) { l = Less(h, zero) t = Where(l, low, h) },
+                   else_branch = b () => (float[n,8] e) { e = Identity(h) }>""",
+    "a body that holds it": """s = ReduceSum<keepdims = 0>(x) c = Greater(s, many)
+        m = If(c) <then_branch = a () => (float[n,8] t) { k = Constant<value = float {-3e38}>() t = Min(h, k) },
+                   else_branch = b () => (float[n,8] e) { e = Identity(h) }>""",
+}
+
+
+@pytest.mark.parametrize("case", BEHIND_INFINITIES)
+def test_infinities_are_followed_from_the_constants_that_hold_them(case: str) -> None:
+    """Samples need not show them: a branch may not be taken."""
+    constants = {"low": np.float32(-np.inf), "zero": np.float32(0), "many": np.float32(1e6)}
+    indices = {"one": np.array([1]), "nine": np.array([9]), "two": np.array([1, 1])}
+    body = f"{BEHIND_INFINITIES[case]} a = Sigmoid(m)"
+    with pytest.raises(UnsupportedError, match="may be infinite"):
+        AddActiSwitch("a").plan(model_of(MLP.format(body), {**WEIGHTS, **constants, **indices}))
+
+
 def test_activations_in_a_row_read_each_others_switches() -> None:
     result = AddActiSwitch()(mlp("r = Relu(h) a = Tanh(r)"))
     assert result.report.verdict is Verdict.EQUIVALENT

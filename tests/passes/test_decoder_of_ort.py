@@ -15,7 +15,7 @@ WIDTH, HEADS, SHARED, SIZE, INNER, WORDS, PLACES = 32, 4, 2, 16, 48, 50, 16
 ANGLES = np.outer(np.arange(PLACES), 1e4 ** -np.linspace(0, 1, SIZE // 2, endpoint=False)).astype(np.float32)
 WEIGHTS: dict[str, Weight] = {
     "table": (WORDS, WIDTH),
-    **{name: (WIDTH,) for name in ("n0", "n1", "n2")},
+    **dict.fromkeys(("n0", "n1", "n2"), (WIDTH,)),
     "q": (WIDTH, HEADS * SIZE),
     "k": (WIDTH, SHARED * SIZE),
     "v": (WIDTH, SHARED * SIZE),

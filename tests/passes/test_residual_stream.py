@@ -9,14 +9,13 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
+from stream_faults import Faulty, listed, put, stored, with_other_rows, without_factor
 from stream_nets import DENSE, LN1, NETS, WEIGHTS, N, net
 from support import analysis_of, model_of
 
 from onnxgrow.analysis.follower import Follower
-from onnxgrow.axis_map import AxisMap
-from onnxgrow.concrete.values import constants
 from onnxgrow.errors import NotEquivalentError, UnsupportedError
-from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
+from onnxgrow.growth_map import GrowthMap
 from onnxgrow.passes import Widen
 from onnxgrow.verify.judge import verify
 from onnxgrow.verify.report import TierStatus, Verdict
@@ -158,52 +157,10 @@ def test_nodes_in_any_order_are_proved_in_float64() -> None:
     assert {t.name: t.status for t in report.tiers}["float64"] is TierStatus.PASSED
 
 
-Faulty = tuple[ir.Model, GrowthMap]
-
-
-def stored(model: ir.Model, name: str) -> np.ndarray:
-    return np.array(constants(model)[name].numpy())
-
-
-def put(model: ir.Model, name: str, values: np.ndarray) -> None:
-    model.graph.initializers[name].const_value = ir.Tensor(values, name=name)
-
-
-def listed(growth_map: GrowthMap, name: str, growth: TensorGrowth) -> GrowthMap:
-    return replace(growth_map, tensors={**growth_map.tensors, name: growth})
-
-
-def without_factor(old: ir.Model, new: ir.Model, growth_map: GrowthMap, name: str) -> Faulty:
-    """The scale (or ε) of a norm is left as it was."""
-    growth = growth_map.tensors[name]
-    values = stored(new, name)
-    index = tuple(m.positions() for _, m in sorted(growth.axes.items()))
-    values[np.ix_(*index) if index else ()] = stored(old, name)
-    put(new, name, values)
-    if not growth.axes:
-        rest = {k: t for k, t in growth_map.tensors.items() if k != name}
-        return new, replace(growth_map, tensors=rest)
-    return new, listed(growth_map, name, replace(growth, formula="", factor=1.0))
-
-
 def without_epsilon(old: ir.Model, new: ir.Model, growth_map: GrowthMap, norm: str = "n1") -> Faulty:
     node = next(n for n in new.graph if n.outputs[0].name == norm)
     node.attributes["epsilon"] = next(n for n in old.graph if n.outputs[0].name == norm).attributes["epsilon"]
     return new, replace(growth_map, nodes={k: c for k, c in growth_map.nodes.items() if k != norm})
-
-
-def with_other_rows(old: ir.Model, new: ir.Model, growth_map: GrowthMap, name: str = "w0", axis: int = 1) -> Faulty:
-    """New channels that are no combination of the old ones, and nothing is claimed of them."""
-    values = np.moveaxis(stored(new, name), axis, 0)
-    values[N:] = np.random.default_rng(0).normal(size=values[N:].shape)
-    put(new, name, np.ascontiguousarray(np.moveaxis(values, 0, axis)))
-
-    def free(axes: Mapping[int, AxisMap]) -> dict[int, AxisMap]:
-        return {a: AxisMap.from_source(m.source()) for a, m in axes.items()}
-
-    tensors = {k: replace(t, axes=free(t.axes)) for k, t in growth_map.tensors.items()}
-    values_ = {k: ValueGrowth(free(v.axes), v.of, v.factor) for k, v in growth_map.values.items()}
-    return new, replace(growth_map, tensors=tensors, values=values_)
 
 
 def with_plain_means(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Faulty:

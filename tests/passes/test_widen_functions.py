@@ -176,3 +176,19 @@ def test_functions_that_cannot_be_inlined_are_said_and_leave_the_result_unproved
 
 def test_callers_are_found_through_other_functions() -> None:
     assert callers(model(), ["my::Gate"]) == {"my::Gate", "my::Act"}
+
+
+def test_functions_grow_where_calls_leave_outputs_out() -> None:
+    body = "Act (u) => (v, w) { v = Tanh(u) w = Neg(v) }"
+    text = MODEL.replace("a = my.Act(h)", 'a, "" = my.Act(h)')
+    result = Widen("w1", add=3)(model(text.replace("Act (u) => (v) { g = my.Gate(u) v = Mul(u, g) }", body)))
+    assert result.report.verdict is Verdict.EQUIVALENT
+    onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
+
+
+def test_calls_that_stay_keep_what_they_leave_out() -> None:
+    text = MODEL.replace("z = my.Twice(x)", 'z = my.Twice(x)  d, "" = my.Both(x)')
+    text += '<domain: "my", opset_import: ["": 17]>\nBoth (u) => (v, w) { v = Add(u, u) w = Neg(u) }'
+    result = Widen("w1", add=3)(model(text))
+    (call,) = [n for n in result.model.graph if n.op_type == "Both"]
+    assert [v.name for v in call.outputs] == ["d", ""]

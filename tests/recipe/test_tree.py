@@ -33,6 +33,7 @@ from onnxgrow.recipe.tree import LARGEST, parse, read_text
         ("[1, [a, 2.0]]", [1, ["a", 2.0]]),
         ("{a: {b: []}, c: }", {"a": {"b": []}, "c": None}),
         ('{"a": [1, null]}', {"a": [1, None]}),
+        (r'{"\ud83d\udca1": "\ud83d\udca1/\u5c42"}', {"💡": "💡/层"}),
     ],
 )
 def test_values_are_those_of_yaml_1_2(text: str, value: Any) -> None:
@@ -63,6 +64,7 @@ def test_everything_knows_its_line() -> None:
         ("a: 1\nb: 1e999", 2, "too large"),
         ("", 1, "empty"),
         ("a: \x00", 1, "no YAML"),
+        (r'a: "\ud83d"', 1, "half a character"),
         ("[" * 5000, 1, "nested too deeply"),
     ],
 )

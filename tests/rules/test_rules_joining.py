@@ -159,6 +159,45 @@ CASES = [
         {"wa": (6, 10), "wb": (5, 3), "zero": ints(0), "five": ints(5), "ten": ints(10), "one": ints(1)},
         ("wa[0:5]",),
     ),
+    *(
+        Case(
+            f"neighbours by strided slices up to {end}: pairs grow",
+            f"{ROWS} {{ h = MatMul(x, wa) s = Slice(h, zero, end, one, two) t = Slice(h, first, end, last, two)"
+            " g = Sigmoid(t) m = Mul(s, g) y = MatMul(m, wb) }",
+            {
+                "wa": (6, 10),
+                "wb": (5, 3),
+                "end": ints(end),
+                "zero": ints(0),
+                "one": ints(1),
+                "two": ints(2),
+                "first": ints(1 - 10),
+                "last": ints(-1),
+            },
+            ("wa/outer",),
+        )
+        for end in (10, MAX)
+    ),
+    Case(
+        "neighbours that are turned together",
+        "(float[N,5,6] x) => (float[N,5,5] y) { q = MatMul(x, wa) k = MatMul(x, wb) a = Slice(q, zero, big, last, two)"
+        " b = Slice(q, one, big, last, two) n = Neg(b) u = Unsqueeze(n, last) v = Unsqueeze(a, last)"
+        " w = Concat <axis = -1> (u, v) r = Reshape(w, back) c = Mul(q, cos) s = Mul(r, sin) t = Add(c, s)"
+        " kt = Transpose <perm = [0, 2, 1]> (k) y = MatMul(t, kt) }",
+        {
+            "wa": (6, 4),
+            "wb": (6, 4),
+            "zero": ints(0),
+            "one": ints(1),
+            "two": ints(2),
+            "last": ints(-1),
+            "big": ints(MAX),
+            "back": ints(0, 0, 4),
+            "cos": (5, 4),
+            "sin": (5, 4),
+        },
+        ("wa/outer",),
+    ),
     Case(
         "a strided slice of positions",
         "(float[N,8,6] x) => (float[N,4,3] y) { h = MatMul(x, wa) s = Slice(h, zero, big, one, two) y = MatMul(s,"
@@ -208,9 +247,9 @@ CASES = [
 
 FROZEN = [
     Frozen(
-        "strided slice",
-        f"{ROWS} {{ h = MatMul(x, wa) s = Slice(h, zero, ten, one, two) y = MatMul(s, wb) }}",
-        {"wa": (6, 10), "wb": (5, 3), "zero": ints(0), "ten": ints(10), "one": ints(1), "two": ints(2)},
+        "strided slice over broken runs",
+        f"{ROWS} {{ h = MatMul(x, wa) s = Slice(h, zero, ten, one, three) y = MatMul(s, wb) }}",
+        {"wa": (6, 10), "wb": (4, 3), "zero": ints(0), "ten": ints(10), "one": ints(1), "three": ints(3)},
         reasons=("a strided slice reads it (Slice s, axis 1)",),
     ),
     Frozen(

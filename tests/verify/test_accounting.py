@@ -318,6 +318,16 @@ def test_what_onnx_ir_cannot_hold_is_compared_when_given() -> None:
     assert same.status is TierStatus.PASSED
 
 
+@pytest.mark.parametrize(("name", "passes"), [("w", False), ("h", False), ("free", True)])
+def test_what_training_information_names_may_not_grow(name: str, passes: bool) -> None:
+    made, info = case(), onnx.TrainingInfoProto()
+    info.algorithm.node.append(onnx.helper.make_node("Neg", [name], ["next"]))
+    extra = Carried(training_info=(info,))
+    result = account(made.original, made.grown, made.map, original_extra=extra, grown_extra=extra)
+    assert (result.status is TierStatus.PASSED) == passes
+    assert passes or "training information" in reasons(result)
+
+
 def test_a_fault_of_the_check_itself_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **keywords: object) -> str:
         raise RuntimeError("boom")

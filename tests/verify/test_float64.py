@@ -57,6 +57,15 @@ def test_noise_is_one_ulp_and_repeatable() -> None:
     assert not np.array_equal(moved, Noise(4)(x))
 
 
+@pytest.mark.parametrize("epsilon", [2.0**-52, 2.0**-23])
+def test_noise_of_a_number_without_axes_is_measured(epsilon: float) -> None:
+    x = np.array(0.3)
+    moved = Noise(3)(x, epsilon)
+    assert isinstance(moved, np.ndarray)
+    assert not difference(x, moved).fault
+    assert difference(x, moved).relative > 0
+
+
 # ---- the tier -----------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,23 @@ def test_normalisations_are_right_to_double_precision() -> None:
     assert close(y, (x - mean[line]) / np.sqrt(variance[line] + e) * s[line] + b[line], 2e-15)
 
 
+def test_batch_normalisation_in_training_form_takes_its_own_statistics_and_mixes_them_in() -> None:
+    x, s, b, m = RNG.normal(size=(2, 4, 6)), RNG.normal(size=4), RNG.normal(size=4), RNG.normal(size=4)
+    v, line = RNG.uniform(0.5, 2, size=4), (slice(None), None)
+    y, mean, variance = evaluate(
+        "y0, y1, y2 = BatchNormalization<training_mode = 1, momentum = 0.7>(x, s, b, m, v)",
+        {"x": x, "s": s, "b": b, "m": m, "v": v},
+        outputs=3,
+        opset=15,
+    )
+    own = np.array([exact_mean(x[:, c]) for c in range(4)])
+    spread = np.array([exact_mean((x[:, c] - own[c]) ** 2) for c in range(4)])
+    assert close(y, (x - own[line]) / np.sqrt(spread[line] + float(np.float32(1e-5))) * s[line] + b[line], 2e-14)
+    kept = float(np.float32(0.7))
+    assert close(mean, m * kept + own * (1 - kept), 2e-15)
+    assert close(variance, v * kept + spread * (1 - kept), 2e-15)
+
+
 def test_softmax_before_opset_13_normalises_all_trailing_axes() -> None:
     x = RNG.normal(size=(2, 3, 4))
     (new,), (old,) = evaluate("y0 = Softmax(x)", {"x": x}), evaluate("y0 = Softmax(x)", {"x": x}, opset=11)

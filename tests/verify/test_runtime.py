@@ -222,6 +222,20 @@ def test_a_model_without_float_inputs_is_measured_through_its_weights() -> None:
     assert result.figures["outputs_floor"] > 0
 
 
+@pytest.mark.parametrize("stored", ["initializer", "constant"])
+def test_noise_leaves_scales_that_sizes_are_computed_from(stored: str) -> None:
+    """A scale of 1 that is not quite 1 would be refused, and a fault in the result could not be told."""
+    scales = np.array([1, 1, 2, 2], np.float32)
+    node = "" if stored == "initializer" else "s = Constant<value = float[4] {1, 1, 2, 2}>()"
+    text = f"""<ir_version: 4, opset_import: ["" : 9]>
+        g (float[1,3,2,2] x) => (float[1,2,4,4] y) {{ {node} u = Upsample(x, s) y = Conv(u, w) }}"""
+    weights = {"w": RNG.normal(size=(2, 3, 1, 1)).astype(np.float32)}
+    model = text_model(text, {**weights, "s": scales} if not node else weights)
+    faulty = text_model(text, {**weights, "s": scales, "w": 2 * weights["w"]} if not node else {"w": 2 * weights["w"]})
+    feeds = [{"x": RNG.normal(size=(1, 3, 2, 2)).astype(np.float32)}]
+    assert run_tier(source(model), source(faulty), feeds, "cpu", GrowthMap()).status is TierStatus.FAILED
+
+
 # ---- providers and installation -----------------------------------------------------------------------------
 
 

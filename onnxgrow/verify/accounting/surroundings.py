@@ -47,9 +47,20 @@ def check_carried(ledger: Ledger, old: Carried, new: Carried) -> None:
     """What ``onnx_ir`` cannot hold: training information, and descriptions that describe no value."""
     if old.training_info != new.training_info:
         ledger.fault("training info", "it differs")
+    for name in sorted(_trained(old) & (ledger.map.tensors.keys() | ledger.map.values.keys())):
+        ledger.fault(name, "it grew, and the training information of the model reads or updates it as it was")
     frames = frame_of(ledger.original.graph), frame_of(ledger.grown.graph)
     if _entries(frames[0]) != _entries(frames[1]):
         ledger.fault("value descriptions", "those that describe no value of the graph differ")
+
+
+def _trained(carried: Carried) -> set[str]:
+    """Names that training information may mean the network's values by."""
+    found: set[str] = set()
+    for info in carried.training_info:
+        found.update(binding.key for binding in info.update_binding)
+        found.update(name for g in (info.initialization, info.algorithm) for node in g.node for name in node.input)
+    return found
 
 
 def check_functions(ledger: Ledger) -> None:

@@ -128,6 +128,21 @@ def _first(q: _Question) -> bool:
     return q.ask(0, q.broadcast(0))
 
 
+def _powered(q: _Question) -> bool:
+    power = q.side.value(input_name(q.node, 1))
+    return power is not None and bool(np.all(power.astype(np.float64) > 0)) and q.ask(0, q.broadcast(0))
+
+
+def _padded(q: _Question) -> bool:
+    """With zeros, or along other axes than those asked about with what lies there."""
+    shape = q.shape(0)
+    whole = all(b is None or n == m for b, n, m in zip(q.box, shape, q.out_shape, strict=True))
+    constant = q.node.attributes.get_string("mode", "constant") == "constant"
+    value = q.side.value(input_name(q.node, 2)) if len(q.node.inputs) > 2 and q.node.inputs[2] is not None else 0
+    zero = value is not None and not np.any(np.asarray(value) != 0) and not q.node.attributes.get_float("value", 0.0)
+    return whole and (zero or not constant) and q.ask(0, q.box)
+
+
 def _transpose(q: _Question) -> bool:
     order = q.node.attributes.get_ints("perm", ()) or tuple(range(len(q.box)))[::-1]
     back: list[IntArray | None] = [None] * len(q.box)
@@ -237,6 +252,27 @@ def _gather(q: _Question) -> bool:
     return q.ask(0, (*q.box[:axis], looked, *q.box[axis + rank :]))
 
 
+def _gather_nd(q: _Question) -> bool:
+    """Behind the axes that are looked up, wherever those are read."""
+    given = len(q.shape(1)) - 1
+    looked = q.int_attribute("batch_dims", 0) + q.shape(1)[-1]
+    return q.ask(0, (*[None] * looked, *q.box[given:]))
+
+
+def _reduced(q: _Question) -> bool:
+    """Of what is zero all along the axes that it runs over."""
+    rank, keep = len(q.shape(0)), q.int_attribute("keepdims", 1)
+    try:
+        given = q.ints("axes", 1)
+    except LookupError:
+        return False
+    if not given and q.int_attribute("noop_with_empty_axes", 0):
+        return q.ask(0, q.box)
+    axes = {a % rank for a in given or range(rank)}
+    left = iter(b for a, b in enumerate(q.box) if not (keep and a in axes))
+    return q.ask(0, [None if a in axes else next(left) for a in range(rank)])
+
+
 def _rotary(q: _Question) -> bool:
     """A pair of zeros stays zero when it is turned."""
     along = q.box[-1]
@@ -259,8 +295,11 @@ def _matmul(q: _Question) -> bool:
 
 
 def _gemm(q: _Question) -> bool:
-    weight = [q.box[1], None] if q.int_attribute("transB", 0) else [None, q.box[1]]
-    return q.box[1] is not None and q.ask(1, weight) and (not input_name(q.node, 2) or q.ask(2, q.broadcast(2)))
+    """As a product of matrices, either of them perhaps transposed; what is added has to be zero, too."""
+    columns = [q.box[1], None] if q.int_attribute("transB", 0) else [None, q.box[1]]
+    rows = [None, q.box[0]] if q.int_attribute("transA", 0) else [q.box[0], None]
+    zero = (q.box[1] is not None and q.ask(1, columns)) or (q.box[0] is not None and q.ask(0, rows))
+    return zero and (not input_name(q.node, 2) or q.ask(2, q.broadcast(2)))
 
 
 def _conv(q: _Question) -> bool:
@@ -279,9 +318,10 @@ def _dequantize(q: _Question) -> bool:
 
 
 _HANDLERS: dict[str, Callable[[_Question], bool]] = {
-    **dict.fromkeys((*KEEP_ZERO, "Identity"), _same),
+    **dict.fromkeys((*KEEP_ZERO, "Identity", "LpNormalization"), _same),
     **dict.fromkeys(("Add", "Sub", "Sum", "Max", "Min", "Mean"), _every),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare"), _reduced),
     "Cast": _cast,
     "Concat": _concat,
     "Conv": _conv,
@@ -289,9 +329,12 @@ _HANDLERS: dict[str, Callable[[_Question], bool]] = {
     "Div": _first,
     "Expand": _first,
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Mul": _any,
+    "Pad": _padded,
+    "Pow": _powered,
     "RotaryEmbedding": _rotary,
     "com.microsoft:RotaryEmbedding": _rotary,
     "Slice": _slice,

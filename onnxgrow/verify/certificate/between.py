@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.verify.certificate.blended import LEAKY, blended
+from onnxgrow.verify.certificate.factors import root
 from onnxgrow.verify.certificate.insertions import PASSING, passed_on
 from onnxgrow.verify.certificate.side import Side, input_name
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved
 
-__all__ = ["PROVABLE", "prove_inserted", "removed_over"]
+__all__ = ["PROVABLE", "prove_inserted", "removed_over", "taken_back"]
 
 IDEMPOTENT = frozenset(("Relu",))
 """f(f(x)) = f(x)."""
@@ -50,6 +52,27 @@ def prove_inserted(
         except ProofError as fault:
             reason = str(fault)
     raise ProofError(f"an inserted {node.op_type} does not stand for {claim.of!r}: {reason}")
+
+
+def taken_back(node: ir.Node, claim: Claim, new: Side, relate: Relate) -> Proved | None:
+    """The value whose factor an inserted Mul with one stored number takes back; None where it is none of that kind.
+
+    Raises ProofError where the number is not one over the factor, rounded once.
+    """
+    for index in (0, 1) if node.op_type == "Mul" and len(node.inputs) == 2 and not new.domain(node) else ():
+        number = new.tensors.get(input_name(node, 1 - index))
+        if number is None or new.shape(input_name(node, 1 - index)) != ():
+            continue
+        state = relate(input_name(node, index), claim.of)
+        if state.square == 1:
+            return None
+        stored = np.asarray(number.numpy())
+        if stored != np.asarray(root(1 / state.square)).astype(stored.dtype):
+            raise ProofError("an inserted Mul does not take back the factor of what it reads")
+        if not all(a.same(b) for a, b in zip(state.axes, claim.axes, strict=True)):
+            raise ProofError("its input's growth differs")
+        return state
+    return None
 
 
 def _again(new: Side, node: ir.Node, old: Side, of: str) -> str:

@@ -20,7 +20,7 @@ from onnxgrow.concrete.infer import Concrete
 from onnxgrow.growth_map import GrowthMap, TensorGrowth, ValueGrowth
 from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate.axis import AxisTable
-from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, removed_over
+from onnxgrow.verify.certificate.between import PROVABLE, prove_inserted, removed_over, taken_back
 from onnxgrow.verify.certificate.claims import Claims
 from onnxgrow.verify.certificate.combinations import Combinations
 from onnxgrow.verify.certificate.compare import Tally, compare_constants, compare_values, zero_slabs
@@ -301,6 +301,8 @@ class _Run:
                 self.ways["known value"] += 1
                 state = self.states[name]
                 if isinstance(state, Proved):
+                    self._zeros_by_node(name, of)
+                    state = self._proved(name)
                     prove_facts(state, self._combined)
                 elif self.claims.listed(name):
                     raise ProofError(f"the growth map lists it, but {state.reason}")
@@ -321,6 +323,22 @@ class _Run:
                 return True
         return False
 
+    def _zeros_by_node(self, name: str, of: str) -> None:
+        """Add the zeros that the node itself proves: those of a computed number may be roundings."""
+        known, entry = self._proved(name), self.new.producer.get(name)
+        if known.identity or entry is None or self.new.concrete.values[name].dtype.kind != "f":
+            return
+        ways = self.ways.copy()
+        try:
+            self._prove_node(entry[0], {entry[1]: of})
+        except Exception:  # what the numbers show is proved without it
+            self.states[name] = known
+        else:
+            proved = self._proved(name)
+            both = {axis: known.zero(axis) | proved.zero(axis) for axis in {*known.zeros, *proved.zeros}}
+            self.states[name] = Proved(known.claim, both)
+        self.ways = ways
+
     def _prove_node(self, node: ir.Node, pending: dict[int, str]) -> None:
         claims: dict[int, Claim] = {}
         for index, of in pending.items():
@@ -329,6 +347,11 @@ class _Run:
         for claim in claims.values():
             self._assume(claim)
         if _subject(node) in self.inserted and node.op_type in PROVABLE:
+            rescaled = taken_back(node, claims[0], self.new, self._relate)
+            if rescaled is not None:
+                self.ways["inserted factor"] += 1
+                self._prove_claims(claims, {0: lambda: rescaled.zeros})
+                return
             prove_inserted(node, claims[0], self.new, self.old, self._relate, self.claims.of)
             self.ways[f"inserted {node.op_type}"] += 1
             self._prove_claims(claims, {})
@@ -379,7 +402,7 @@ class _Run:
             if claim.weights and reader is None:
                 return False
             weights = None if reader is None else reader.read(everything(reader)).astype(np.float64).reshape(-1)
-            pattern = Pattern.mean(claim.axes[axis], claim.mean[axis], weights)
+            pattern = Pattern.mean(claim.axes[axis], claim.mean[axis], weights, claim.over)
         return self.combinations.holds(claim.name, axis, pattern)
 
     def _prove_claims(

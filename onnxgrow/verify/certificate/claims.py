@@ -77,15 +77,20 @@ class Claims:
                         [np.full(s.length, s.is_new and s.fact == fact) for s in axis_map.segments]
                     )
             if COPY in facts:
-                copies[number] = np.concatenate(
-                    [np.full(s.length, s.source if s.fact == COPY else -1, np.int64) for s in axis_map.segments]
-                )
+                copies[number] = axis_map.copied()
         weights, square = "", Fraction(1)
+        over: tuple[int, ...] = ()
         if isinstance(entry, TensorGrowth):
-            weights = entry.weights
+            weights, over = entry.weights, entry.over
+            if any(not 0 <= number < len(shape) or not axes[number].identity for number in over):
+                raise ProofError("means over axes that do not exist, or that grew themselves")
             square = square_of(entry.factor) if entry.formula == SCALED else square
         elif entry is not None:
             square = square_of(entry.factor)
         return Claim(
-            name, of, shape, old_shape, tuple(axes), zero, mean, copies, weights, square, listed=entry is not None
+            *(name, of, shape, old_shape, tuple(axes), zero, mean, copies),
+            weights=weights,
+            over=over,
+            square=square,
+            listed=entry is not None,
         )

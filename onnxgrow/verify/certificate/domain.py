@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxgrow.verify.certificate.pair import Pair, require
+from onnxgrow.verify.certificate.pointing import POINTERS, require_inside
 from onnxgrow.verify.certificate.side import Side, input_name, input_names
 from onnxgrow.verify.certificate.state import Proved
 
@@ -59,6 +60,15 @@ def stays_defined(pair: Pair) -> None:
         _require_least(pair, 0, math.inf)
     elif op == "Mod":
         _require_least(pair, 1, math.inf, means=False)
+    elif op in POINTERS:
+        _require_inside(pair)
+
+
+def _require_inside(pair: Pair) -> None:
+    """Zeros and repetitions of old indices lie inside; constants are the same in every run."""
+    computed = input_name(pair.node, 1) not in pair.new.static
+    if computed and _grew(pair.scaled(1), zeros=True, repeats=True, means=False):
+        require_inside(pair)
 
 
 def _within_one(side: Side, name: str) -> bool:
@@ -84,7 +94,9 @@ def _require_least(pair: Pair, index: int, least: float, *, repeats: bool = True
 
     A constant is the same in every run, so running the models shows what it leads to.
     """
-    if pair.reader(index) is None and _grew(pair.scaled(index), zeros=least == 0, repeats=repeats, means=means):
+    if input_name(pair.node, index) not in pair.new.static and _grew(
+        pair.scaled(index), zeros=least == 0, repeats=repeats, means=means
+    ):
         _require_bound(pair, index, least)
 
 

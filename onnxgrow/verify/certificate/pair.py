@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -19,7 +19,7 @@ from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Zeros
 
 __all__ = ["Pair", "covers", "require"]
 
-_LINEAR = frozenset("Cast Flatten Identity Neg Reshape Squeeze Transpose Unsqueeze".split())
+_LINEAR = frozenset("Cast Expand Flatten Identity Neg Reshape Squeeze Transpose Unsqueeze".split())
 """Ops of one data input whose output has the input's factor."""
 
 
@@ -121,12 +121,15 @@ class Pair:
         name = input_name(self.node, index)
         return self.new.reader(name) if name else None
 
-    def is_zero(self, index: int, axis: int, indices: IntArray) -> bool:
-        """Whether an input of the result is zero at these indices of an axis, judged from the constants behind it."""
+    def is_zero(self, index: int, axis: int, indices: IntArray, others: Mapping[int, IntArray] | None = None) -> bool:
+        """Whether an input of the result is zero at these indices of an axis, judged from the constants behind it.
+
+        Only at ``others``, indices of further axes, where these are given.
+        """
         name = input_name(self.node, index)
         rank = len(self.new.shape(name) or ())
-        box = tuple(indices if k == axis else None for k in range(rank))
-        return is_zero(self.new, name, box, self.tally)
+        chosen = {**(others or {}), axis: indices}
+        return is_zero(self.new, name, tuple(chosen.get(k) for k in range(rank)), self.tally)
 
     def claim(self, index: int = 0) -> Claim:
         """The claim on an output that must be proved here. Raises ProofError where the output is not among them."""

@@ -28,31 +28,51 @@ class Pattern:
 
     Attributes:
         new: New indices.
-        old: Indices of the old entries, in their old order.
+        old: For means: indices of the old entries, in their old order.
         source: For copies: the index that each new one repeats; None for means.
         weights: For means: a weight for each old entry; None when they count alike.
+        over: For means: further axes that they are taken over.
     """
 
     new: IntArray
     old: IntArray
     source: IntArray | None = None
     weights: npt.NDArray[np.float64] | None = None
+    over: tuple[int, ...] = ()
 
     @classmethod
-    def mean(cls, axis: Axis, new: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64] | None = None) -> Pattern:
-        """New indices of ``axis`` (True in ``new``) are the mean of all old ones."""
-        return cls(np.flatnonzero(new).astype(np.int64), axis.positions, None, weights)
+    def mean(
+        cls,
+        axis: Axis,
+        new: npt.NDArray[np.bool_],
+        weights: npt.NDArray[np.float64] | None = None,
+        over: tuple[int, ...] = (),
+    ) -> Pattern:
+        """New indices of ``axis`` (True in ``new``) are the mean of all old ones, and over further axes."""
+        return cls(np.flatnonzero(new).astype(np.int64), axis.positions, None, weights, over)
 
     @classmethod
     def copies(cls, axis: Axis, source: IntArray) -> Pattern:
         """New indices of ``axis`` repeat old index ``source`` (−1 elsewhere)."""
         new = np.flatnonzero(source >= 0).astype(np.int64)
-        return cls(new, axis.positions, axis.positions[source[new]])
+        return cls(new, np.zeros(0, np.int64), axis.positions[source[new]])
+
+    def fits(self, size: int) -> bool:
+        """Whether it can be a pattern of an axis of this size. Of copies it may leave entries out."""
+        if self.source is None:
+            return size == self.new.size + self.old.size
+        return int(max(self.new.max(initial=-1), self.source.max(initial=-1))) < size
+
+    def moved(self, new: IntArray, source: IntArray) -> Pattern:
+        """Copies of other indices: where an op takes these ones from."""
+        pairs = np.unique(np.stack([new, source]), axis=1)
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        return Pattern(pairs[0], np.zeros(0, np.int64), pairs[1])
 
     @property
     def key(self) -> tuple[bytes, ...]:
         parts = (self.new, self.old, self.source, self.weights)
-        return tuple(b"" if part is None else part.tobytes() for part in parts)
+        return (*(b"" if part is None else part.tobytes() for part in parts), str(self.over).encode())
 
     def reweighed(self, factors: npt.NDArray[np.float64]) -> Pattern | None:
         """The pattern of a value whose product with ``factors`` along the axis has this one; None where it has none."""
@@ -87,7 +107,8 @@ def _unit(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
 def follows(reader: Reader, axis: int, pattern: Pattern) -> bool:
     """Whether the numbers of a constant follow a pattern, judged in slices across its largest other axis."""
     others = [n for k, n in enumerate(reader.shape) if k != axis]
-    across = max((k for k in range(len(reader.shape)) if k != axis), key=lambda k: reader.shape[k], default=None)
+    free = (k for k in range(len(reader.shape)) if k != axis and k not in pattern.over)
+    across = max(free, key=lambda k: reader.shape[k], default=None)
     width = 1 if across is None else reader.shape[across]
     step = max(1, _CHUNK // max(1, prod(others) // max(1, width) * reader.shape[axis]))
     for start in range(0, max(width, 1), step):
@@ -105,8 +126,10 @@ def follows(reader: Reader, axis: int, pattern: Pattern) -> bool:
         old = lines(pattern.old).astype(np.float64)
         if pattern.weights is not None:
             old *= pattern.weights.reshape(-1, *[1] * (old.ndim - 1))
-        mean = old.sum(axis=0) / pattern.old.size
+        # Axes behind the first one keep their order there.
+        summed = (0, *(k + 1 if k < axis else k for k in pattern.over))
+        mean = old.mean(axis=summed, keepdims=True)[0]
         slack = 1e-14 * float(np.max(np.abs(old), initial=0.0))
-        if not _rounds_to(lines(pattern.new), np.broadcast_to(mean, (pattern.new.size, *mean.shape)), slack):
+        if not _rounds_to(lines(pattern.new), np.broadcast_to(mean, (pattern.new.size, *old.shape[1:])), slack):
             return False
     return True

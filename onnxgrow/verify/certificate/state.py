@@ -30,6 +30,7 @@ class Claim:
         mean: Axis → new indices at which it is claimed to be the mean of all old ones.
         copies: Axis → old index that each new index is claimed to repeat, −1 elsewhere.
         weights: Constant of the original that weighs the old entries in a mean; empty when they count alike.
+        over: Further axes that a mean is taken over.
         square: Square of the factor that old entries are multiplied by.
         listed: Whether the growth map lists the value.
     """
@@ -43,6 +44,7 @@ class Claim:
     mean: Mapping[int, Mask] = field(default_factory=dict)
     copies: Mapping[int, IntArray] = field(default_factory=dict)
     weights: str = ""
+    over: tuple[int, ...] = ()
     square: Fraction = Fraction(1)
     listed: bool = False
 

@@ -71,11 +71,11 @@ class Noise:
         with np.errstate(all="ignore"):
             if epsilon <= EPSILON:
                 factors = np.array([1.0 - epsilon, 1.0 + epsilon])
-                return x * factors[bits]
+                return np.asarray(x * factors[bits])  # NumPy makes a number of an array without axes
             size = np.abs(x)
             counted = size[np.isfinite(size) & (size > 0)]
             typical = float(np.median(counted)) if counted.size else 0.0
-            return x + np.where(bits, epsilon, -epsilon) * np.maximum(size, typical)
+            return np.asarray(x + np.where(bits, epsilon, -epsilon) * np.maximum(size, typical))
 
 
 class Floor:

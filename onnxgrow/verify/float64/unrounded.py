@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxgrow.axis_map import MEAN
+from onnxgrow.axis_map import MEAN, AxisMap
 from onnxgrow.concrete.values import constants
-from onnxgrow.growth_map import SCALED, GrowthMap, TensorGrowth
+from onnxgrow.growth_map import SCALED, TAKEN_BACK, GrowthMap, TensorGrowth
 from onnxgrow.io.copy import copy_model
 
 __all__ = ["unrounded", "with_exact_attributes"]
@@ -32,16 +32,20 @@ def unrounded(original: ir.Model, grown: ir.Model, growth_map: GrowthMap) -> dic
     old_tensors, new_tensors = constants(original), constants(grown)
     for name, growth in growth_map.tensors.items():
         means = [axis for axis, m in growth.axes.items() if MEAN in m.facts()]
+        if growth.formula == TAKEN_BACK:
+            found[name] = np.asarray(growth.factor, np.float64)
         tensor, source = new_tensors.get(name), old_tensors.get(growth.of or name)
         if tensor is None or source is None or not (means or growth.formula == SCALED):
             continue
         values = np.asarray(tensor.numpy()).astype(np.float64)
         if growth.formula == SCALED:
             values[_old(growth, values.shape)] = np.asarray(source.numpy()).astype(np.float64) * growth.factor
+            for axis, axis_map in growth.axes.items():
+                _repeat(np.moveaxis(values, axis, 0), axis_map)
         weighing = old_tensors.get(growth.weights)
         for axis in means:
             weights = None if weighing is None else np.asarray(weighing.numpy()).astype(np.float64).reshape(-1)
-            _average(np.moveaxis(values, axis, 0), growth, axis, weights)
+            _average(values, growth, axis, weights)
         found[name] = values
     return found
 
@@ -51,13 +55,20 @@ def _old(growth: TensorGrowth, shape: tuple[int, ...]) -> Any:
     return np.ix_(*(growth.axes[a].positions() if a in growth.axes else np.arange(n) for a, n in enumerate(shape)))
 
 
-def _average(lines: Any, growth: TensorGrowth, axis: int, weights: Any) -> None:
-    """Put the mean of the old entries along the first axis into the new ones that are claimed to be it."""
+def _repeat(lines: Any, axis_map: AxisMap) -> None:
+    """Put the old entries along the first axis into the new ones that are claimed to be copies of them."""
+    copied = axis_map.copied()
+    lines[copied >= 0] = lines[axis_map.positions()[copied[copied >= 0]]]
+
+
+def _average(values: Any, growth: TensorGrowth, axis: int, weights: Any) -> None:
+    """Put the mean of the old entries along an axis, and over others, into the new ones that are claimed to be it."""
     axis_map = growth.axes[axis]
-    old = lines[axis_map.positions()]
+    old = np.take(values, axis_map.positions(), axis=axis)
     if weights is not None:
-        old = old * weights.reshape(-1, *[1] * (old.ndim - 1))
-    lines[np.asarray([fact == MEAN for fact in axis_map.facts()])] = old.mean(axis=0)
+        old = old * weights.reshape([-1 if a == axis else 1 for a in range(old.ndim)])
+    new = np.asarray([fact == MEAN for fact in axis_map.facts()])
+    np.moveaxis(values, axis, 0)[new] = np.moveaxis(old.mean(axis=(axis, *growth.over), keepdims=True), axis, 0)
 
 
 def with_exact_attributes(original: ir.Model, grown: ir.Model, growth_map: GrowthMap) -> ir.Model:

@@ -367,7 +367,7 @@ FAILING: dict[str, tuple[Callable[[], Case], str]] = {
             opset=21,
             like={"v": "h"},
         ),
-        "size of a group",
+        "mixes old and new",
     ),
     "group norm over mixed groups": (
         lambda: image(

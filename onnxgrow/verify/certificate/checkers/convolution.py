@@ -17,6 +17,7 @@ from onnxgrow.verify.certificate.checkers.taps import PLACING, taps_stay
 from onnxgrow.verify.certificate.compare import Tally, nonzero
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
+from onnxgrow.verify.certificate.side import input_name
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Zeros
 
 
@@ -44,10 +45,16 @@ def _bias(pair: Pair, out: Axis) -> Proved | None:
 
 def _may_be_nonzero(pair: Pair, w: Proved, rows: IntArray, columns: IntArray, tally: Tally) -> Mask:
     """Whether the weight may be other than zero at (axis 0 × axis 1), any tap of the kernel."""
-    reader = pair.reader(1)
-    if reader is not None:
+    reader, name = pair.reader(1), input_name(pair.node, 1)
+    if name in pair.new.tensors and reader is not None:
         return nonzero(reader, {0: rows, 1: columns}, tally)
-    return ~(w.zero(0)[rows][:, None] | w.zero(1)[columns][None, :])
+    # What is computed may be proved zero where its numbers are roundings.
+    open_entries = ~(w.zero(0)[rows][:, None] | w.zero(1)[columns][None, :])
+    if reader is not None:
+        return nonzero(reader, {0: rows, 1: columns}, tally) & open_entries
+    if name in pair.new.static and open_entries.any() and pair.is_zero(1, 1, columns, {0: rows}):
+        return np.zeros((rows.size, columns.size), np.bool_)
+    return open_entries
 
 
 def _sizes(x: Axis, out: Axis, groups: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from onnxgrow.verify.certificate.axis import Mask
+from onnxgrow.verify.certificate.checkers.centring import holds_means, own_mean
 from onnxgrow.verify.certificate.checkers.common import broadcast_axes, operand_zero
 from onnxgrow.verify.certificate.factors import power
 from onnxgrow.verify.certificate.pair import Pair, require
@@ -57,20 +58,14 @@ def _factor(op: str, states: list[Proved]) -> Fraction:
 
 def _centres(pair: Pair, states: list[Proved], axis: int) -> bool:
     """Whether it takes from a value its mean over this axis alone, where new entries hold the mean of the old ones."""
-    entry = pair.new.producer.get(input_name(pair.node, 1))
     x = states[0]
-    if entry is None or entry[0].op_type != "ReduceMean" or pair.new.domain(entry[0]) or x.claim.weights:
+    over = own_mean(pair.new, input_name(pair.node, 0), input_name(pair.node, 1))
+    if over is None or len(x.axes) != len(pair.claim().axes):
         return False
-    mean = x.claim.mean.get(axis) if len(x.axes) == len(pair.claim().axes) else None
-    if input_name(entry[0], 0) != input_name(pair.node, 0) or mean is None:
-        return False
-    if not np.array_equal(mean, x.axes[axis].new):
-        return False
-    given = entry[0].attributes.get("axes")
-    value = pair.new.value(input_name(entry[0], 1)) if given is None and input_name(entry[0], 1) else None
-    axes = list(given.as_ints()) if given is not None else [] if value is None else value.reshape(-1).tolist()
-    rank = len(x.axes)
-    return {int(a) % rank for a in axes if x.axes[int(a) % rank].size > 1} == {axis}
+    if axis in over and holds_means(pair, x, axis, over):
+        return True
+    mean = None if x.claim.weights else x.claim.mean.get(axis)
+    return over == {axis} and mean is not None and np.array_equal(mean, x.axes[axis].new)
 
 
 def _register_zero_rule(op_types: tuple[str, ...], which: str) -> None:

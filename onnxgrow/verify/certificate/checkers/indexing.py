@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxgrow.verify.certificate.axis import Axis
-from onnxgrow.verify.certificate.checkers.common import agree
+from onnxgrow.verify.certificate.checkers.common import agree, carry_zeros
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
 
@@ -62,6 +62,8 @@ def check_gather_nd(pair: Pair) -> None:
         agree(data.axes[number], indices.axes[number], f"batch axis {number}")
     pair.identity(range(batch, batch + depth), data, "the data")
     _same(pair.claim().axes, [*indices.axes[:last], *data.axes[batch + depth :]], "the output")
+    first = batch + depth
+    pair.zeros[0] = lambda: carry_zeros(data, ((n, n - first + last) for n in range(first, len(data.axes))))
 
 
 @register("ScatterND")

@@ -3,22 +3,26 @@
 Old outputs must read exactly the old terms: over the contracted axis both operands have the same map, and
     every term at
 a new index is zero at old outputs, because one operand is proved zero there or, for a weight, because its
-entries (old output × new input) are exactly zero. Specs: https://onnx.ai/onnx/operators/onnx__Gemm.html and
+entries (old output × new input) are exactly zero. Where both operands repeat all terms, each equally often, the sum
+is a multiple of the old one. Specs: https://onnx.ai/onnx/operators/onnx__Gemm.html and
 __MatMul.html.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
-from onnxgrow.verify.certificate.axis import Axis, Mask
-from onnxgrow.verify.certificate.checkers.common import agree, broadcast_axes, operand_zero
+from onnxgrow.verify.certificate.axis import Axis, IntArray, Mask
+from onnxgrow.verify.certificate.checkers.common import agree, broadcast_axes, operand_zero, repeated
 from onnxgrow.verify.certificate.compare import Tally, nonzero
 from onnxgrow.verify.certificate.pair import Pair, require
+from onnxgrow.verify.certificate.patterns import Pattern, follows
 from onnxgrow.verify.certificate.readers import Reader
 from onnxgrow.verify.certificate.registry import register
+from onnxgrow.verify.certificate.side import input_name
 from onnxgrow.verify.certificate.state import ProofError, Proved, Zeros
 
 
@@ -58,12 +62,16 @@ class Operand:
         return found if self.free < self.summed else found.T
 
 
-def contract(pair: Pair, a: Operand, b: Operand) -> None:
-    """The sum over the shared axis must have the original's terms and no others at old outputs."""
+def contract(pair: Pair, a: Operand, b: Operand) -> Fraction:
+    """The sum over the shared axis must have the original's terms and no others at old outputs, or each equally often.
+
+    Returns:
+        Square of the factor on the sum: that of the number of copies, where both operands repeat all terms alike.
+    """
     tally = pair.tally
     agree(a.axis, b.axis, "the summed axis of both operands")
     if a.axis.identity:
-        return
+        return Fraction(1)
     open_terms = a.axis.new & ~a.state.zero(a.summed) & ~b.state.zero(b.summed)
     for operand in (a, b):
         if operand.reader is not None and open_terms.any():
@@ -72,12 +80,38 @@ def contract(pair: Pair, a: Operand, b: Operand) -> None:
             open_terms[np.flatnonzero(open_terms)] = found
     left = np.flatnonzero(open_terms)
     if left.size and any(o.reader is None and pair.is_zero(i, o.summed, left) for i, o in enumerate((a, b))):
-        return
+        return Fraction(1)
+    # A weight that is computed from constants has to be zero for old outputs only.
+    computed = [
+        (i, o) for i, o in enumerate((a, b)) if o.reader is None and input_name(pair.node, i) in pair.new.static
+    ]
+    if left.size and any(pair.is_zero(i, o.summed, left, _old_only(o)) for i, o in computed):
+        return Fraction(1)
+    if left.size and any(_repeats(x, y) for x, y in ((a, b), (b, a))):
+        return Fraction(a.axis.size, a.axis.old_size) ** 2
     if open_terms.any():
         index = int(np.flatnonzero(open_terms)[0])
         weights = [o.what for o in (a, b) if o.reader is not None]
         reason = f"{' and '.join(weights)} not zero there" if weights else "neither operand is proved zero there"
         raise ProofError(f"old outputs read new input {index}: {reason}")
+    return Fraction(1)
+
+
+def _repeats(a: Operand, b: Operand) -> bool:
+    """Whether all terms come equally often: ``a`` is proved to repeat every old entry, ``b`` repeats the same ones."""
+    if not repeated(a.state, a.summed):
+        return False
+    copies, other = a.state.claim.copies[a.summed], b.state.claim.copies.get(b.summed)
+    if other is not None and np.array_equal(copies, other):
+        return True
+    return b.reader is not None and follows(b.reader, b.summed, Pattern.copies(b.axis, copies))
+
+
+def _old_only(operand: Operand) -> dict[int, IntArray]:
+    """The old indices of the free axis, where it grew."""
+    if operand.free is None or operand.state.axes[operand.free].identity:
+        return {}
+    return {operand.free: np.flatnonzero(_old(operand))}
 
 
 def _old(operand: Operand) -> Mask:
@@ -125,7 +159,7 @@ def check_matmul(pair: Pair) -> None:
         agree(x.axes[a.free], claim.axes[row], "rows")
     if column is not None and b.free is not None:
         agree(y.axes[b.free], claim.axes[column], "columns")
-    contract(pair, a, b)
+    pair.squares[0] *= contract(pair, a, b)
 
     def zeros() -> Zeros:
         found: dict[int, Mask] = {}
@@ -159,7 +193,7 @@ def check_gemm(pair: Pair) -> None:
     assert b.free is not None
     agree(x.axes[a.free], claim.axes[0], "rows")
     agree(y.axes[b.free], claim.axes[1], "columns")
-    contract(pair, a, b)
+    pair.squares[0] *= contract(pair, a, b)
     bias = pair.scaled(2) if pair.has(2) else None
     if bias is not None:
         require(bias.square == pair.squares[0], "its operands are multiplied differently")

@@ -35,7 +35,7 @@ def check_fused_matmul(pair: Pair) -> None:
     agree(y.axes[column], claim.axes[-1], "columns")
     left = Operand(x, pair.reader(0), row, summed_a, "the left operand is")
     right = Operand(y, pair.reader(1), column, summed_b, "the right operand is")
-    contract(pair, left, right)
+    pair.squares[0] = contract(pair, left, right)
 
 
 @register("FusedGemm", domain=_DOMAIN)

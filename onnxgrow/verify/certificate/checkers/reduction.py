@@ -6,10 +6,12 @@ known factor where the new entries are zeros, the mean of the old ones, or copie
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
 
+from onnxgrow.verify.certificate.checkers.centring import holds_means
 from onnxgrow.verify.certificate.checkers.common import agree, repeated
 from onnxgrow.verify.certificate.pair import Pair, require
 from onnxgrow.verify.certificate.registry import register
@@ -75,6 +77,28 @@ def _over_grown(op: str, x: Proved, axis: int) -> Fraction:
     return (1 / ratio) ** _REPEATED[op]
 
 
+def _over_all(pair: Pair, x: Proved, reduced: tuple[int, ...], before: Fraction) -> Fraction:
+    """The square of the factor that all reduced axes bring, where ``before`` is that of what is reduced."""
+    op, found = pair.node.op_type, Fraction(1)
+    grown = [axis for axis in reduced if not x.axes[axis].identity]
+    if grown and op in ("ReduceMean", "ReduceSum"):
+        more = Fraction(math.prod(x.axes[a].size for a in grown), math.prod(x.axes[a].old_size for a in grown))
+        means = Fraction(1) if op == "ReduceMean" else more**2
+        if pair.claim().square == before * means and all(holds_means(pair, x, a, reduced) for a in grown):
+            return means
+    for axis in grown:
+        found *= 1 if _adds_nothing(pair, x, axis, reduced) else _over_grown(op, x, axis)
+    return found
+
+
+def _adds_nothing(pair: Pair, x: Proved, axis: int, reduced: tuple[int, ...]) -> bool:
+    """Whether a constant is zero at the new indices of a reduced axis, for what makes old entries of the result."""
+    if pair.node.op_type not in _SUMS or input_name(pair.node, 0) not in pair.new.static:
+        return False
+    others = {k: np.flatnonzero(~a.new) for k, a in enumerate(x.axes) if k not in reduced and not a.identity}
+    return pair.is_zero(0, axis, np.flatnonzero(x.axes[axis].new), others)
+
+
 @register(
     *sorted(_KEEPS_ZERO),
     "ReduceLogSum",
@@ -90,9 +114,7 @@ def check_reduce(pair: Pair) -> None:
     require(x.square == 1 or op in _KEEPS_ZERO, "its input is multiplied")
     pair.squares[0] = x.square ** (2 if op == "ReduceSumSquare" else 1)
     require(x.square == 1 or op != "ReduceProd", "its input is multiplied")
-    for axis in reduced:
-        if not x.axes[axis].identity:
-            pair.squares[0] *= _over_grown(op, x, axis)
+    pair.squares[0] *= _over_all(pair, x, reduced, pair.squares[0])
     kept = [axis for axis in range(rank) if keep or axis not in reduced]
     require(len(claim.axes) == len(kept), "the rank of the output does not follow from its input's")
     for to, axis in enumerate(kept):

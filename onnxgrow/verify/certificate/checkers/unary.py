@@ -94,8 +94,14 @@ def check_cast_like(pair: Pair) -> None:
 
 @register("Clip")
 def check_clip(pair: Pair) -> None:
+    """A factor passes where both bounds have it, too."""
     pair.same_attributes()
-    x = _pass_on(pair)
+    x = _pass_on(pair, factors=True)
+    given = [(pair.has(index), name in pair.node.attributes) for index, name in ((1, "min"), (2, "max"))]
+    bounds = [pair.scaled(index) for index, (is_input, _) in enumerate(given, start=1) if is_input]
+    require(all(bound.square == x.square for bound in bounds), "its bounds are multiplied differently")
+    require(x.square == 1 or not any(attribute for _, attribute in given), "its input is multiplied")
+    pair.squares[0] = x.square
     # Both bounds must be proved equal, whatever the first says of zero.
     if all([_bound_keeps_zero(pair, 1, "min", 1), _bound_keeps_zero(pair, 2, "max", -1)]):
         pair.zeros[0] = lambda: x.zeros
@@ -107,7 +113,7 @@ def _bound_keeps_zero(pair: Pair, index: int, name: str, sign: int) -> bool:
         return sign * pair.float_attribute(name, 0.0) <= 0
     if not pair.has(index):
         return True
-    require(all(axis.size == 1 for axis in pair.input(index).axes), f"{name} is no scalar")
+    require(all(axis.size == 1 for axis in pair.scaled(index).axes), f"{name} is no scalar")
     value = pair.new.value(input_name(pair.node, index))
     return value is not None and bool(np.all(sign * value.astype(np.float64) <= 0))
 

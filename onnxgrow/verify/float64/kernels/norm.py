@@ -28,13 +28,29 @@ def _standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array
 @kernel("BatchNormalization")
 def _batch_norm(call: Call) -> tuple[Array, ...]:
     x, scale, bias, mean, variance = call.inputs
-    if call.attr("training_mode", 0) or call.uses_output(1):
+    if call.attr("training_mode", 0):
+        return _batch_norm_of_batch(call)
+    if call.uses_output(1):
         raise call.unsupported("training mode is not covered")
     if call.opset < 9 and not call.attr("spatial", 1):
         raise call.unsupported("spatial=0 is not covered")
     rank = max(x.ndim, 2)
     factor = scale / np.sqrt(variance + call.attr("epsilon", 1e-5))
     return ((x - _per_channel(mean, rank)) * _per_channel(factor, rank) + _per_channel(bias, rank),)
+
+
+def _batch_norm_of_batch(call: Call) -> tuple[Array, ...]:
+    """Training form from opset 14 on: statistics of the batch itself, and running ones that take them in."""
+    x, scale, bias, mean, variance = call.inputs
+    axes = tuple(a for a in range(x.ndim) if a != 1)
+    momentum = call.attr("momentum", 0.9)
+    y, own, _ = _standardise(x, axes, call.attr("epsilon", 1e-5))
+    y = y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim)
+    return (
+        y,
+        mean * momentum + own.reshape(-1) * (1 - momentum),
+        variance * momentum + x.var(axis=axes) * (1 - momentum),
+    )
 
 
 @kernel("InstanceNormalization")
