@@ -22,6 +22,7 @@ from onnxgrow.analysis.stream import (
     PASSES,
     PRODUCTS,
     SILENT,
+    SUMS,
     UNSAID,
     ZERO_EXPONENT,
     Impossible,
@@ -140,15 +141,21 @@ class Follower(Writing):
             return False
         places = range(1 if node.op_type in NORMALISING else len(node.inputs))
         names = [self.name(node, i) for i in places if self.carries(self.dims.at((node, i)))]
-        quiet = [n in self.silent or (node.op_type in UNSAID and self.states.get(n, ("",))[0] == ZERO) for n in names]
-        return any(quiet) if node.op_type == "Mul" else bool(quiet) and all(quiet)
+        silent = [n in self.silent for n in names]
+        if node.op_type == "Mul":
+            return any(silent)
+        zero = all(n in self.silent or self.states.get(n, ("",))[0] == ZERO for n in names)
+        # Where the others have zeros only, a fact would say so of what they give, too.
+        return bool(names) and zero and (node.op_type in UNSAID or any(silent))
 
     def _leaves_zero(self, node: ir.Node) -> bool:
-        """Whether a Max or Min of zeros and of what does not carry the atom is zero; so with other ops."""
-        if node.op_type not in ("Max", "Min"):
+        """Whether a sum, Max or Min of zeros and of what does not carry the atom is zero; so with other ops."""
+        if node.op_type not in SUMS | {"Max", "Min"}:
             return True
         names = [self.name(node, i) for i in range(len(node.inputs)) if not self.carries(self.dims.at((node, i)))]
         others = [self.network.concrete.values.get(name) for name in names]
+        if node.op_type in SUMS:
+            return all(v is not None and not np.any(v) for v in others)
         sign = 1 if node.op_type == "Max" else -1
         return all(v is not None and bool((np.asarray(v, np.float64) * sign <= 0).all()) for v in others)
 

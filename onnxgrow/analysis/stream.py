@@ -34,9 +34,14 @@ KEEPS_ZERO = frozenset(
 """Functions with f(0) = 0 that pass a gradient there."""
 NORMALISING = frozenset("BatchNormalization InstanceNormalization".split())
 """Ops that turn new channels of zeros into zeros: new entries of their shift are 0."""
-UNSAID = FLAT | frozenset("GlobalMaxPool InstanceNormalization Max MaxPool Min".split())
+UNSAID = FLAT | frozenset(
+    "Concat GatherElements GatherND GlobalLpPool GlobalMaxPool InstanceNormalization LpPool Max MaxPool Min "
+    "ReduceL1 ReduceL2 ReduceMax ReduceMin ReduceSumSquare".split()
+)
 """Ops that may give zeros for zeros, though no fact of their output says so."""
-SILENT = UNSAID | KEEPS_ZERO | NORMALISING | PASSES | MOVES | frozenset("AveragePool GlobalAveragePool Mul".split())
+SILENT = (UNSAID | KEEPS_ZERO | NORMALISING | PASSES | MOVES | SUMS) | frozenset(
+    "AveragePool GlobalAveragePool Mul ReduceMean ReduceSum".split()
+)
 """Ops that may pass on zeros of which no fact says that they are any."""
 
 
