@@ -14,11 +14,12 @@ import onnx_ir as ir
 
 from onnxgrow.growth_map import GrowthMap
 from onnxgrow.io.carry import Carried, model_carried
-from onnxgrow.verify.accounting.ledger import MAX_FINDINGS, EnoughFindingsError, Ledger
+from onnxgrow.verify.accounting.ledger import Ledger
 from onnxgrow.verify.accounting.listed import check_growth_map, check_listed_values
 from onnxgrow.verify.accounting.nodes import check_node_values, check_nodes
 from onnxgrow.verify.accounting.surroundings import check_carried, check_functions, check_header, check_interface
 from onnxgrow.verify.accounting.tensors import check_initializers, check_listed_tensors
+from onnxgrow.verify.findings import MAX_FINDINGS, EnoughFindingsError
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 
 __all__ = ["MAX_FINDINGS", "account"]

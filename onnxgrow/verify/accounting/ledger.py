@@ -7,15 +7,9 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxgrow.growth_map import GrowthMap
-from onnxgrow.verify.report import Finding
+from onnxgrow.verify.findings import Findings
 
-__all__ = ["MAX_FINDINGS", "EnoughFindingsError", "Ledger", "input_names", "key_of"]
-
-MAX_FINDINGS = 20
-
-
-class EnoughFindingsError(Exception):
-    """Enough findings: the rest would not change the verdict."""
+__all__ = ["Ledger", "input_names", "key_of"]
 
 
 def key_of(node: ir.Node) -> str:
@@ -28,22 +22,21 @@ def input_names(node: ir.Node) -> list[str]:
     return [value.name or "" if value is not None else "" for value in node.inputs]
 
 
-class Ledger:
+class Ledger(Findings):
     """Both models, the growth map, and the findings so far.
 
     Attributes:
         old_nodes, new_nodes: By :func:`key_of`.
         inserted, removed: Keys of the nodes that the growth map lists so.
-        findings: What is wrong.
         figures: What was compared.
     """
 
     def __init__(self, original: ir.Model, grown: ir.Model, growth_map: GrowthMap) -> None:
+        super().__init__()
         self.original, self.grown, self.map = original, grown, growth_map
         self.old_nodes = {key_of(node): node for node in original.graph}
         self.new_nodes = {key_of(node): node for node in grown.graph}
         self.inserted, self.removed = set(growth_map.inserted), set(growth_map.removed)
-        self.findings: list[Finding] = []
         self.figures: dict[str, Any] = {
             "nodes_compared": 0,
             "nodes_inserted": len(self.inserted),
@@ -52,16 +45,6 @@ class Ledger:
             "tensors_listed": len(growth_map.tensors),
             "values_listed": len(growth_map.values),
         }
-
-    def fault(self, subject: str, reason: str) -> None:
-        """Note what is wrong.
-
-        Raises:
-            EnoughFindingsError: There are :data:`MAX_FINDINGS` of them.
-        """
-        self.findings.append(Finding(subject, reason))
-        if len(self.findings) >= MAX_FINDINGS:
-            raise EnoughFindingsError
 
     def expect(self, difference: str, subject: str) -> None:
         """Note a difference, where there is one."""

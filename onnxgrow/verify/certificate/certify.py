@@ -17,8 +17,9 @@ from onnxgrow.verify.certificate import checkers
 from onnxgrow.verify.certificate.constants import is_filled, prove_constant
 from onnxgrow.verify.certificate.equality import function_difference
 from onnxgrow.verify.certificate.nodes import prove_values
-from onnxgrow.verify.certificate.proofs import MAX_FINDINGS, EnoughFindingsError, Proofs, broken
+from onnxgrow.verify.certificate.proofs import Proofs, broken
 from onnxgrow.verify.certificate.state import ProofError
+from onnxgrow.verify.findings import MAX_FINDINGS, EnoughFindingsError
 from onnxgrow.verify.report import Finding, TierResult, TierStatus
 
 __all__ = ["ASSUMES", "MAX_FINDINGS", "certify"]

@@ -9,11 +9,12 @@ from onnxgrow.verify.certificate.constants import is_filled, known, prove_consta
 from onnxgrow.verify.certificate.domain import stays_defined
 from onnxgrow.verify.certificate.facts import prove_facts
 from onnxgrow.verify.certificate.pair import Pair
-from onnxgrow.verify.certificate.proofs import EnoughFindingsError, Proofs, broken
+from onnxgrow.verify.certificate.proofs import Proofs, broken
 from onnxgrow.verify.certificate.registry import checker_for
 from onnxgrow.verify.certificate.side import input_name, output_names
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Unrelated
 from onnxgrow.verify.certificate.unchanged import unchanged, why_changed
+from onnxgrow.verify.findings import EnoughFindingsError
 
 __all__ = ["prove_values"]
 

@@ -22,15 +22,9 @@ from onnxgrow.verify.certificate.patterns import Pattern
 from onnxgrow.verify.certificate.readers import Reader, everything
 from onnxgrow.verify.certificate.side import Side
 from onnxgrow.verify.certificate.state import Claim, ProofError, Proved, Unrelated, Zeros
-from onnxgrow.verify.report import Finding
+from onnxgrow.verify.findings import EnoughFindingsError, Findings
 
-__all__ = ["MAX_FINDINGS", "EnoughFindingsError", "Proofs", "broken"]
-
-MAX_FINDINGS = 20
-
-
-class EnoughFindingsError(Exception):
-    """Enough findings: the rest would not change the verdict."""
+__all__ = ["Proofs", "broken"]
 
 
 def broken(error: Exception) -> str:
@@ -38,14 +32,13 @@ def broken(error: Exception) -> str:
     return f"the check itself failed: {error!r}"
 
 
-class Proofs:
+class Proofs(Findings):
     """One certification in progress.
 
     Attributes:
         old, new: The two models.
         claims: What the growth map claims of values.
         states: Value of the result → what is proved of it.
-        findings: What is wrong.
         tally: Entries that were compared.
         ways: How many values were proved in which way.
         combinations: Answers whether new entries combine old ones.
@@ -59,6 +52,7 @@ class Proofs:
         concrete_old: Concrete,
         concrete_new: Concrete,
     ) -> None:
+        super().__init__()
         self.map = growth_map
         self.inserted = frozenset(growth_map.inserted)
         self.removed = frozenset(growth_map.removed)
@@ -66,21 +60,10 @@ class Proofs:
         self.new = Side(grown, concrete_new)
         self.claims = Claims(growth_map, self.old, self.new, AxisTable())
         self.states: dict[str, Proved | Unrelated] = {}
-        self.findings: list[Finding] = []
         self.tally = Tally()
         self.ways: Counter[str] = Counter()
         self._relations: dict[tuple[str, str], Proved] = {}
         self.combinations = Combinations(self.new)
-
-    def fault(self, subject: str, reason: str) -> None:
-        """Note what is wrong.
-
-        Raises:
-            EnoughFindingsError: There are :data:`MAX_FINDINGS` of them.
-        """
-        self.findings.append(Finding(subject, reason))
-        if len(self.findings) >= MAX_FINDINGS:
-            raise EnoughFindingsError
 
     def guard(self, subject: str, action: Callable[..., None], *arguments: object) -> None:
         """Run one step; whatever it raises becomes a finding, never a pass."""
