@@ -6,7 +6,7 @@ that keep the original's numbers, and gives the state of the outputs; where noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -53,13 +53,19 @@ SUMMED = {
 }
 
 
-def follow(dims: Dimensions, atom: Term, mode: str) -> Residual:
+def follow(dims: Dimensions, atom: Term, mode: str, atoms: Mapping[ir.Node, Collection[Term]]) -> Residual:
     """What the new channels of ``atom`` are everywhere when they are what ``mode`` says in the stream.
+
+    Args:
+        dims: Of the network.
+        atom: The stream.
+        mode: What its new channels hold.
+        atoms: Node → atoms of the axes of what it reads and gives.
 
     Raises:
         Impossible: A statistic, or what follows it, would not stay the same.
     """
-    return Follower(dims, atom, mode, _HANDLERS).run()
+    return Follower(dims, atom, mode, _HANDLERS).run(atoms)
 
 
 def _sums(f: Follower, node: ir.Node) -> State:

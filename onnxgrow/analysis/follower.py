@@ -7,7 +7,7 @@ constant that multiplies takes them back. Whatever is not known to work raises :
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -53,9 +53,19 @@ class Follower(Writing):
         self.silent: set[str] = set()
         self.reads = False
 
-    def run(self) -> Residual:
+    def run(self, atoms: Mapping[ir.Node, Collection[Term]]) -> Residual:
+        """Follow the stream.
+
+        Args:
+            atoms: Node → atoms of the axes of what it reads and gives: others are left out, so that many short streams
+                take no longer than one that is as long as all of them.
+
+        Raises:
+            Impossible: A statistic, or what follows it, would not stay the same.
+        """
         for node in self.network.nodes:
-            self._visit(node)
+            if self.atom in atoms[node] or any(v is not None and self._is_noted(v) for v in node.inputs):
+                self._visit(node)
         self._check_constants()
         if not (self.found.free or self.reads):
             node = self.network.nodes[-1]
@@ -68,6 +78,9 @@ class Follower(Writing):
             if exponent:
                 self.found.exponents[name] = exponent
         return self.found
+
+    def _is_noted(self, value: ir.Value) -> bool:
+        return value.name in self.states or value.name in self.followed
 
     def _visit(self, node: ir.Node) -> None:
         names = [v.name for v in node.inputs if v is not None and v.name]

@@ -17,6 +17,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import onnx_ir as ir
+
 from onnxgrow.algebra import Forest, Kind, Term, factor
 from onnxgrow.analysis.follow import follow
 from onnxgrow.analysis.infer import Dimensions
@@ -52,7 +54,9 @@ def settle_statistics(dims: Dimensions, candidates: Iterable[Term]) -> dict[Term
                 taken.setdefault(leaf, []).append(Reason(label, said.axis, said.why))
     found: dict[Term, tuple[Residual, ...]] = {}
     able = {leaf for t in candidates for leaf in dims.forest.leaves(t)}
-    for atom, reasons in _current(dims.forest, taken).items():
+    current = _current(dims.forest, taken)
+    atoms = {node: _atoms(dims, node) for node in dims.network.nodes} if current else {}
+    for atom, reasons in current.items():
         if atom.frozen:
             continue
         if atom not in able:
@@ -61,7 +65,7 @@ def settle_statistics(dims: Dimensions, candidates: Iterable[Term]) -> dict[Term
         ways, problems = [], []
         for mode in MODES:
             try:
-                ways.append(follow(dims, atom, mode))
+                ways.append(follow(dims, atom, mode, atoms))
             except Impossible as e:
                 problems.append(e)
         if ways:
@@ -71,6 +75,13 @@ def settle_statistics(dims: Dimensions, candidates: Iterable[Term]) -> dict[Term
             worst = problems[-1]
             dims.forest.freeze(atom, *reasons[:1], Reason(worst.label, None, f"as a residual stream: {worst}"))
     return found
+
+
+def _atoms(dims: Dimensions, node: ir.Node) -> frozenset[Term]:
+    """The atoms of the axes of what a node reads and gives."""
+    given = (dims.at((node, i)) for i in range(len(node.inputs)))
+    made = (dims.values.get(o.name or "") for o in node.outputs)
+    return frozenset(leaf for terms in (*given, *made) for t in terms or () for leaf in dims.forest.leaves(t))
 
 
 def _tie_parts(forest: Forest, term: Term) -> None:
