@@ -201,11 +201,12 @@ def _roles(result: Analysis) -> tuple[dict[Term, list[Weight]], dict[Term, list[
     for weight in result.weights:
         terms = result.dims.at((weight.use.node, weight.use.index)) or []
         through = not weight.use.in_axes and weight.use.data >= 0
-        inner = {leaf for axis in weight.use.in_axes for leaf in leaves(terms[axis])}
+        # In order, which a set would not keep: names of sets depend on it.
+        inner = dict.fromkeys(leaf for axis in weight.use.in_axes for leaf in leaves(terms[axis]))
         outer = dict.fromkeys(leaf for axis in weight.use.out_axes for leaf in leaves(terms[axis]))
         if weight.sites:
             own = {leaf for site in weight.sites for t in result.dims.at(site) or () for leaf in leaves(t)}
-            inner, outer = inner & own, {leaf: None for leaf in outer if leaf in own}
+            inner, outer = ({leaf: None for leaf in found if leaf in own} for found in (inner, outer))
         for leaf in outer:
             if through and leaf in _data_leaves(result, weight):
                 continue

@@ -136,3 +136,13 @@ def test_a_weight_behind_two_thousand_ops_is_still_found() -> None:
     )
     found = analyse(network_of(model_of(graph, {"wa": (4, 6), "wb": (4, 3)}), (2, 6)))
     assert [(s.name, s.size, s.writers[0].root) for s in found.growable] == [("wa", 4, "wa")]
+
+
+def test_parts_of_an_axis_are_listed_in_their_order() -> None:
+    parts = [f"x{i}" for i in range(9)]
+    model = model_of(
+        f"g ({', '.join(f'float[N,{i + 2}] {x}' for i, x in enumerate(parts))}) => (float[N,3] y)"
+        f" {{ c = Concat <axis = 1> ({', '.join(parts)}) y = MatMul(c, w) }}",
+        {"w": (sum(range(2, 11)), 3)},
+    )
+    assert [s.size for s in analysis_of(model).sets] == [3, *range(2, 11)]
