@@ -256,7 +256,8 @@ def shares(pairs: Sequence[Pair], feeds_list: Sequence[Mapping[str, Any]]) -> It
         pairs: The values, with their sizes on the first inputs.
         feeds_list: All inputs; larger ones make larger values.
     """
-    largest = max(map(_size, feeds_list)) / max(1, _size(feeds_list[0]))
+    first, *others = (max(1, _size(feeds)) for feeds in feeds_list)  # a network may have no inputs
+    largest = max(first, *others) / first if others else 1.0
     limit = max(RUN_LIMIT / largest, sum(pair.nbytes for pair in pairs) / SHARES)
     share: list[Pair] = []
     room = limit

@@ -154,20 +154,28 @@ def with_old_bound(old: ir.Model, new: ir.Model, growth_map: GrowthMap) -> Fault
 
 
 Fault = Callable[[ir.Model, ir.Model, GrowthMap], Faulty]
-OTHERS: Fault = lambda a, b, m: with_other_rows(a, b, m, "wa", axis=0)  # noqa: E731 - a table of faults
-UNEVEN: Fault = lambda a, b, m: rewritten(b, m, one_channel)  # noqa: E731
+
+
+def others(original: ir.Model, grown: ir.Model, growth: GrowthMap) -> Faulty:
+    return with_other_rows(original, grown, growth, "wa", axis=0)
+
+
+def uneven(_: ir.Model, grown: ir.Model, growth: GrowthMap) -> Faulty:
+    return rewritten(grown, growth, one_channel)
+
+
 FAULTS: dict[str, tuple[str, Fault]] = {
-    "no copies in one group": ("one group", OTHERS),
-    "uneven copies in one group": ("one group", UNEVEN),
-    "no copies behind Reshape": ("one group by Reshape and InstanceNormalization", OTHERS),
-    "uneven copies behind Reshape": ("one group by Reshape and InstanceNormalization", UNEVEN),
-    "no copies inside of groups": ("channels inside of groups", OTHERS),
+    "no copies in one group": ("one group", others),
+    "uneven copies in one group": ("one group", uneven),
+    "no copies behind Reshape": ("one group by Reshape and InstanceNormalization", others),
+    "uneven copies behind Reshape": ("one group by Reshape and InstanceNormalization", uneven),
+    "no copies inside of groups": ("channels inside of groups", others),
     "copies of another group": ("channels inside of groups", lambda a, b, m: rewritten(b, m, other_group)),
     "copies of another group behind Reshape": (
         "channels inside of groups by Reshape and InstanceNormalization",
         lambda a, b, m: rewritten(b, m, other_group),
     ),
-    "no copies under mean and variance": ("mean and variance over channels and positions", OTHERS),
+    "no copies under mean and variance": ("mean and variance over channels and positions", others),
     "groups whose weights are no copies": (
         "groups of a convolution on the stream",
         lambda a, b, m: with_other_rows(a, b, m, "wg", axis=0),
@@ -178,7 +186,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     ),
     "one part that is no copy": ("parts side by side", lambda a, b, m: with_other_rows(a, b, m, "wp")),
     "patches that are no copies": ("patches merged", lambda a, b, m: with_other_rows(a, b, m, "w0")),
-    "uneven copies in patches": ("patches merged", UNEVEN),
+    "uneven copies in patches": ("patches merged", uneven),
     "another scale of a quantised copy": (
         "a quantised weight writes",
         lambda a, b, m: with_other_rows(a, b, m, "s0", axis=0),

@@ -87,6 +87,32 @@ def test_a_run_gives_out_no_more_than_its_share_and_all_values_are_compared(monk
     assert {tuple(names) for names in asked} == {("y", "h"), ("a",), ("y",)}  # the last one optimised
 
 
+def test_larger_inputs_make_smaller_shares_and_none_make_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level, "RUN_LIMIT", 100)
+    monkeypatch.setattr(level, "SHARES", 100)
+    each = [Pair(str(i), str(i), nbytes=25) for i in range(8)]
+
+    def sizes(*counts: int) -> list[int]:
+        return [len(share) for share in level.shares(each, [{"x": np.zeros(n)} if n else {} for n in counts])]
+
+    assert (sizes(6), sizes(6, 3), sizes(6, 12), sizes(0), sizes(0, 0)) == ([4, 4], [4, 4], [2] * 4, [4, 4], [4, 4])
+    monkeypatch.setattr(level, "SHARES", 2)
+    assert sizes(6, 12) == [4, 4]  # not more shares than that
+
+
+def test_a_network_without_inputs_is_compared() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g () => (float[5,3] y) {
+        h = Gemm(x, w1, b1)  a = Relu(h)  y = Gemm(a, w2, b2) }"""
+    base = mlp()
+    weights = {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")} | X
+    original, grown, growth = grown_mlp(text_model(text, weights))
+    result = run_tier(source(original), source(grown), [{}], "cpu", growth, pairs(growth, "h", "a"))
+    assert result.status is TierStatus.PASSED, result.findings
+    assert result.figures["values_compared"] == 2
+    set_weight(grown, "b1", weight(grown, "b1") + np.float32(1e-2))
+    assert run_tier(source(original), source(grown), [{}], "cpu", growth).status is TierStatus.FAILED
+
+
 def test_a_fault_in_the_last_share_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     original, grown, growth = grown_mlp()
     set_weight(grown, "b1", weight(grown, "b1") + np.float32(1e-2))
