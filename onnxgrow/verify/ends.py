@@ -13,6 +13,9 @@ from onnxgrow.verify.float64.prepared import Prepared
 
 __all__ = ["ends"]
 
+SIZES = frozenset(("Shape", "Size"))
+"""Ops that look at no number."""
+
 
 def ends(prepared: Prepared) -> list[ir.Value]:
     """The graph outputs in order, then the nearest computed floats in front of those of them that are none.
@@ -25,7 +28,7 @@ def ends(prepared: Prepared) -> list[ir.Value]:
     seen = set(waiting)
     while waiting:
         node = waiting.pop().producer()
-        for value in () if node is None else values_read(node):
+        for value in () if node is None or node.op_type in SIZES else values_read(node):
             if value in seen or value.producer() is None:
                 continue
             seen.add(value)

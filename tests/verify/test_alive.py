@@ -64,6 +64,16 @@ def test_outputs_without_a_gradient_are_judged_by_the_scores_in_front_of_them(en
     assert found.alive == (0 if dead else 3), found.note
 
 
+def test_the_size_of_a_value_is_no_score() -> None:
+    base = mlp()
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,3] y, int64[2] n) {
+        h = Gemm(x, w1, b1)  a = Relu(h)  p = Gemm(a, w2, b2)  n = Shape(p)  y = Mul(p, none) }"""
+    weights = {n: weight(base, n) for n in ("w1", "b1", "w2", "b2")} | {"none": np.float32(0)}
+    _, grown, growth = grown_mlp(text_model(text, weights))
+    (found,) = check(grown, growth, [X])
+    assert found.alive == 0
+
+
 @pytest.mark.parametrize(
     ("body", "alive"),
     [
